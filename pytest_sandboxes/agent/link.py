@@ -1,0 +1,100 @@
+"""The agent's end of the stream to its controller, and the poll loop that everything else hangs on."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from pytest_sandboxes.agent import wire
+
+TYPE_CHECKING = False  # `typing` is not worth its import time here
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_READ = 1 << 18
+
+
+class Poller:
+    """Calls a function whenever a file descriptor is ready."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+
+    def watch(self, fd: int, events: int, handler: Callable[[], None]) -> None:
+        """Call `handler` while `fd` has one of `events`, an error, or was hung up."""
+        self._handlers[fd] = handler
+        self._poll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget `fd`, whether watched or not."""
+        if self._handlers.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def wait(self, timeout: float) -> None:
+        """Handle what is ready now or within `timeout` seconds."""
+        for fd, _ in self._poll.poll(max(0.0, timeout) * 1000):
+            # an earlier handler of this round may have closed it
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                handler()
+
+
+class Link:
+    """Reads the controller's frames and queues those for it; the credit of every stream bounds the queue."""
+
+    def __init__(
+        self, fd: int, poller: Poller, receive: Callable[[int, int, bytes], None], lost: Callable[[], None]
+    ) -> None:
+        self._fd = fd
+        self._poller = poller
+        self._receive = receive
+        self._lost = lost
+        self._reader = wire.FrameReader()
+        self._queue = bytearray()
+        self._blocked = False
+        os.set_blocking(fd, False)
+        poller.watch(fd, select.POLLIN, self._readable)
+
+    def send(self, kind: int, request: int, payload: bytes = b"") -> None:
+        """Queue one frame; `flush` writes it."""
+        self._queue += wire.frame(kind, request, payload)
+
+    def flush(self) -> None:
+        """Write as much as the stream takes now; the rest follows when it takes more."""
+        queue = self._queue
+        if self._fd < 0:
+            queue.clear()
+            return
+        try:
+            while queue:
+                with memoryview(queue) as view:
+                    written = os.write(self._fd, view[:_READ])
+                del queue[:written]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._lost()
+        if bool(queue) != self._blocked:
+            self._blocked = bool(queue)
+            events = select.POLLIN | (select.POLLOUT if self._blocked else 0)
+            self._poller.watch(self._fd, events, self._readable)
+
+    def close(self) -> None:
+        """Let go of the stream; what is sent from now on goes nowhere."""
+        self._poller.unwatch(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._fd, _READ)
+        except BlockingIOError:
+            return  # woken by POLLOUT: the loop flushes before it waits again
+        except OSError:
+            data = b""
+        if not data:
+            self._lost()
+            return
+        for kind, request, payload in self._reader.feed(data):
+            self._receive(kind, request, payload)

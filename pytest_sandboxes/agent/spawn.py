@@ -1,0 +1,150 @@
+"""Starting children: commands, commands under a supervisor, and workers that touch files."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pytest_sandboxes.agent import processes, tree, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable
+else:
+    import _signal as signal
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)  # CPython ignores these, and ignoring is inherited
+_REPORT_FD = 3
+RESERVED_FDS = 4
+"""Descriptors 0 to 3 are never used for anything else in the agent, so that a child can arrange its own there."""
+
+
+class Command:
+    """What to run: absolute `cwd`, whole environment, and the three descriptors of the child."""
+
+    __slots__ = ("argv", "cwd", "env", "stdio")
+
+    def __init__(
+        self, argv: list[bytes], env: dict[bytes, bytes], cwd: bytes, stdio: tuple[int, int, int]
+    ) -> None:
+        self.argv = argv
+        self.env = env
+        self.cwd = cwd
+        self.stdio = stdio
+
+    def start(self) -> int:
+        """Start it in a session of its own; return its pid.
+
+        Raises the OSError that tells what is missing: the working directory or the program, with its name.
+        """
+        os.chdir(self.cwd)
+        try:
+            return self._search()
+        finally:
+            os.chdir("/")
+
+    def _search(self) -> int:
+        program = self.argv[0]
+        if b"/" in program:
+            return self._spawn(program)
+        denied = False
+        for directory in self.env.get(b"PATH", _DEFAULT_PATH.encode()).split(b":"):
+            try:
+                return self._spawn(os.path.join(directory or b".", program))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except PermissionError:
+                denied = True
+        number = errno.EACCES if denied else errno.ENOENT
+        raise OSError(number, os.strerror(number), program)
+
+    def _spawn(self, path: bytes) -> int:
+        # vfork speed: a fork of this interpreter would cost more than most commands
+        actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(self.stdio)]
+        return os.posix_spawn(
+            path, self.argv, self.env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESTORED
+        )
+
+
+def supervised(command: Command, report_fd: int) -> int:
+    """Start `command` below a supervisor, so that all its descendants can be told from those of other jobs.
+
+    Returns the supervisor's pid; `report_fd` gets the command's end, or the error that kept it from starting.
+    """
+    return _fork(lambda: _supervise(command), (*command.stdio, report_fd))
+
+
+def worker(function: Callable[[], dict[str, object]], stdio: tuple[int, int, int], report_fd: int) -> int:
+    """Run `function` in a forked child on the given descriptors; its result or error goes to `report_fd`."""
+
+    def body() -> None:
+        report(function())
+
+    return _fork(body, (*stdio, report_fd))
+
+
+def report(message: dict[str, object]) -> None:
+    """Say how it goes, in a child: a message behind its length."""
+    data = wire.encode(message)
+    tree.write_all(_REPORT_FD, len(data).to_bytes(4, "big") + data)
+
+
+def describe_error(error: BaseException) -> dict[str, object]:
+    """An exception as a mapping: class, errno, message, file name."""
+    name = getattr(error, "filename", None)
+    if isinstance(name, str):
+        name = os.fsencode(name)
+    return {
+        "error": type(error).__name__,
+        "errno": getattr(error, "errno", None) or 0,
+        "message": str(error)[:1000].encode("utf-8", "replace").decode(),
+        "filename": name[:4096] if isinstance(name, bytes) else b"",
+    }
+
+
+def _fork(body: Callable[[], None], fds: tuple[int, int, int, int]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _arrange(fds)
+        try:
+            body()
+            code = 0
+        except BaseException as error:  # noqa: BLE001 - whatever it was belongs in the report
+            report(describe_error(error))
+    finally:
+        os._exit(code)
+
+
+def _arrange(fds: tuple[int, int, int, int]) -> None:
+    """Make `fds` descriptors 0 to 3 and close all others: none of the agent's may reach what a slot can name.
+
+    The agent keeps its own 0 to 3 reserved, so no descriptor is overwritten before it is copied.
+    """
+    for target, fd in enumerate(fds):
+        os.dup2(fd, target, inheritable=target < _REPORT_FD)
+    os.closerange(_REPORT_FD + 1, 1 << 20)
+
+
+def _supervise(command: Command) -> None:
+    processes.adopt_orphans()
+    command.stdio = (0, 1, 2)
+    pid = command.start()
+    report({"started": True})
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    while True:
+        try:
+            ended, status, usage = os.wait4(-1, 0)
+        except ChildProcessError:
+            return
+        if ended == pid:
+            cpu = usage.ru_utime + usage.ru_stime
+            report({"status": status, "cpu": cpu, "peak": usage.ru_maxrss * 1024})

@@ -1,0 +1,427 @@
+"""The controller's end of one agent's stream.
+
+The agent is taken to be hostile: what it sends is checked frame by frame against what it was asked and how
+much it was granted, and any breach loses the sandbox. Nothing here waits for it without a deadline of ours.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+
+from pytest_sandboxes.agent import wire
+from pytest_sandboxes.errors import SandboxLostError
+from pytest_sandboxes.io_thread import IOThread
+from pytest_sandboxes.streams import Kept, Sink
+
+TICK = 1.0
+"""Seconds between two looks at an agent."""
+SILENCE_TICKS = 10
+"""Ticks without an answer to a ping after which an agent counts as lost. Ticks, not seconds: while this process itself
+is stopped, nobody's silence grows."""
+OVERDUE_TICKS = 3
+"""Ticks that a result may come after its request's own deadline, which the agent keeps to a fraction of a second."""
+LATE = 1.0
+"""Seconds past its deadline after which a command's end says more about the machine than about the command."""
+HEARTBEAT_DEADLINE = 30.0
+"""Seconds without a word from its controller after which an agent ends itself and all it runs."""
+
+_READ = 1 << 18
+
+
+class Request:
+    """One request on its way: its answer to come, and the streams that flow meanwhile."""
+
+    def __init__(
+        self, connection: Connection, number: int, sinks: tuple[Sink, Sink], timeout: float | None
+    ) -> None:
+        self.future: Future[dict[str, object]] = Future()
+        """Resolves to the agent's answer, or raises `SandboxLostError`."""
+        self.started: Future[None] = Future()
+        """Resolves when a popen's command has started, or the request has ended."""
+        self._connection = connection
+        self.number = number
+        self.sinks = {wire.STDOUT: sinks[0], wire.STDERR: sinks[1]}
+        self.allowed = {wire.STDOUT: wire.WINDOW, wire.STDERR: wire.WINDOW}
+        self.open_streams = set(self.sinks)
+        self.ticks_left = None if timeout is None else int(timeout / TICK) + 1 + OVERDUE_TICKS
+        self.input = _Input(connection, number)
+        for kind, sink in self.sinks.items():
+            sink.attach(lambda amount, kind=kind: connection.grant(self, kind, amount))  # type: ignore[misc]
+
+    def write(self, data: bytes) -> Future[None]:
+        """Send `data` to standard input as fast as it is read there.
+
+        The future resolves when all has been handed over, or raises BrokenPipeError when nobody reads any
+        more.
+        """
+        return self.input.write(data)
+
+    def end_input(self) -> None:
+        """Close standard input after what has been written."""
+        self.input.end()
+
+    def kill(self) -> None:
+        """Kill what the request runs; its answer still comes."""
+        self._connection.send(wire.frame(wire.KILL, self.number))
+
+    def finish(self, error: Exception | None) -> None:
+        """End all streams; called on the I/O thread."""
+        for kind in tuple(self.open_streams):
+            self.end_stream(kind, error)
+        self.set_started()
+        self.input.fail(error or BrokenPipeError("the process has ended"))
+
+    def set_started(self) -> None:
+        """Whoever waits for the start has waited long enough."""
+        if not self.started.done():
+            self.started.set_result(None)
+
+    def end_stream(self, kind: int, error: Exception | None) -> None:
+        """No more comes on one stream."""
+        self.open_streams.discard(kind)
+        self.sinks[kind].end(error)
+
+
+class _Input:
+    """Bytes for a process, sent as the agent grants credit."""
+
+    def __init__(self, connection: Connection, number: int) -> None:
+        self._connection = connection
+        self._number = number
+        self._lock = threading.Lock()
+        self._credit = wire.WINDOW
+        self._waiting: list[tuple[memoryview, Future[None]]] = []
+        self._error: Exception | None = None
+        self._ending = False
+
+    def write(self, data: bytes) -> Future[None]:
+        future: Future[None] = Future()
+        with self._lock:
+            error = self._error
+            if error is None:
+                self._waiting.append((memoryview(data), future))
+        if error is not None:
+            future.set_exception(error)
+        else:
+            self._pump()
+        return future
+
+    def end(self) -> None:
+        with self._lock:
+            self._ending = True
+        self._pump()
+
+    def grant(self, amount: int) -> None:
+        with self._lock:
+            self._credit += amount
+        self._pump()
+
+    def fail(self, error: Exception) -> None:
+        with self._lock:
+            self._error = self._error or error
+            waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            future.set_exception(error)
+
+    def _pump(self) -> None:
+        done = []
+        with self._lock:
+            frames = []
+            while self._waiting and self._credit > 0:
+                view, future = self._waiting[0]
+                size = min(len(view), self._credit, wire.MAX_PAYLOAD)
+                if size:
+                    frames.append(wire.frame(wire.STDIN, self._number, bytes(view[:size])))
+                self._credit -= size
+                if size == len(view):
+                    self._waiting.pop(0)
+                    done.append(future)
+                else:
+                    self._waiting[0] = (view[size:], future)
+            if self._ending and not self._waiting and self._error is None:
+                self._ending = False
+                frames.append(wire.frame(wire.STDIN_END, self._number))
+            if frames:
+                # under the lock, or two writers' frames could change places; it never waits
+                self._connection.send(b"".join(frames))
+        for future in done:
+            future.set_result(None)
+
+
+class Connection:
+    """Requests to one agent, from any thread.
+
+    `lost` is called once with the reason, from any thread, before any request learns of the loss, and returns the
+    error that they are to raise; it is not called for a connection that was closed from this side.
+    """
+
+    def __init__(self, stream: socket.socket, io: IOThread, lost: Callable[[str], Exception]) -> None:
+        stream.setblocking(False)
+        self._stream = stream
+        self._io = io
+        self._on_lost = lost
+        self._lock = threading.Lock()
+        self._requests: dict[int, Request] = {}
+        self._numbers = itertools.count(1)
+        self._ended = False
+        self._error: Exception = SandboxLostError("the sandbox has been closed")
+        self._write_lock = threading.Lock()
+        self._backlog = bytearray()
+        self._reader = wire.FrameReader()
+        self._owner = os.getpid()
+        self._silent_ticks = 0
+        self._unanswered_pings = 0
+        self._paused = False
+        self.hello: Future[dict[str, object]] = Future()
+        """Resolves when the agent has introduced itself."""
+        _streams.add(stream)
+        io.submit(self._open)
+
+    # -- for callers
+
+    @property
+    def alive(self) -> bool:
+        """Neither lost nor closed."""
+        return not self._ended
+
+    def request(
+        self,
+        operation: str,
+        arguments: Mapping[str, object],
+        *,
+        timeout: float | None,
+        input: bytes | None = None,
+        sinks: tuple[Sink, Sink] | None = None,
+    ) -> Request:
+        """Send a request. `input` is all of standard input; without it, `Request.write` may follow.
+
+        `timeout` is the agent's own deadline in seconds, past which this end gives the sandbox up.
+        Raises `SandboxLostError` when the connection has ended, RuntimeError in a forked child.
+        """
+        if os.getpid() != self._owner:
+            raise RuntimeError("a sandbox cannot be used in a forked child of the process that leased it")
+        request = Request(self, next(self._numbers), sinks or (Kept(), Kept()), timeout)
+        with self._lock:
+            if not self._ended:
+                self._requests[request.number] = request
+            error = self._error if self._ended else None
+        if error is not None:
+            raise error
+        message = wire.encode({"op": operation, "timeout": timeout, **arguments})
+        if len(message) > wire.MAX_PAYLOAD:
+            self._forget(request)
+            raise ValueError("arguments and environment of a command are limited to 256 KiB")
+        frames = wire.frame(wire.REQUEST, request.number, message)
+        if input is not None and len(input) < wire.CHUNK:  # all in one write
+            if input:
+                frames += wire.frame(wire.STDIN, request.number, input)
+            frames += wire.frame(wire.STDIN_END, request.number)
+            self.send(frames)
+        else:
+            self.send(frames)
+            if input is not None:
+                request.write(input).add_done_callback(lambda future: future.exception())
+                request.end_input()
+        return request
+
+    def pause(self) -> None:
+        """Stop the clocks of all commands, for somebody who is debugging."""
+        self._paused = True
+        self.send(wire.frame(wire.PAUSE, 0))
+
+    def resume(self) -> None:
+        """Let the clocks go on where they stopped."""
+        self._paused = False
+        self.send(wire.frame(wire.RESUME, 0))
+
+    def close(self) -> None:
+        """End the connection, and thereby the agent; requests under way raise `SandboxLostError`."""
+        self._end(None)
+
+    def lose(self, reason: str) -> None:
+        """Give the sandbox up."""
+        self._end(reason)
+
+    # -- writing
+
+    def send(self, data: bytes) -> None:
+        """Write frames (first of all, the agent's program) in order, what the stream does not take now from the I/O thread; never waits.
+
+        What may be queued is bounded by the credit of each request's input.
+        """
+        with self._write_lock:
+            if self._backlog:
+                self._backlog += data
+                return
+            try:
+                sent = self._stream.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:  # the reading side notices the end too, and says how it came
+                return
+            if sent < len(data):
+                self._backlog += data[sent:]
+                self._io.submit(self._watch_writable)
+
+    def _watch_writable(self) -> None:
+        if self.alive:
+            self._io.loop().add_writer(self._stream, self._writable)
+
+    def _writable(self) -> None:
+        with self._write_lock:
+            try:
+                with memoryview(self._backlog) as view:
+                    sent = self._stream.send(view[:_READ])
+                del self._backlog[:sent]
+            except BlockingIOError:
+                return
+            except OSError:
+                self._backlog.clear()
+            if not self._backlog:
+                self._io.loop().remove_writer(self._stream)
+
+    def grant(self, request: Request, kind: int, amount: int) -> None:
+        """Allow the agent `amount` more bytes on one stream of a request."""
+        with self._lock:
+            request.allowed[kind] += amount
+        self.send(wire.frame(wire.CREDIT, request.number, bytes((kind,)) + amount.to_bytes(4, "big")))
+
+    # -- the I/O thread
+
+    def _open(self) -> None:
+        if self.alive:
+            loop = self._io.loop()
+            loop.add_reader(self._stream, self._readable)
+            loop.call_later(TICK, self._tick)
+
+    def _readable(self) -> None:
+        try:
+            data = self._stream.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.lose(f"its stream broke: {error}")
+            return
+        if not data:
+            self.lose("its agent ended")
+            return
+        self._silent_ticks = 0
+        try:
+            for kind, number, content in self._reader.feed(data):
+                self._received(kind, number, content)
+        except wire.ProtocolError as error:
+            self.lose(f"its agent broke the protocol: {error}")
+
+    def _received(self, kind: int, number: int, content: bytes) -> None:
+        if kind == wire.PONG and self._unanswered_pings:
+            self._unanswered_pings -= 1
+            return
+        if kind == wire.HELLO:
+            hello = wire.decode_dict(content)
+            if self.hello.done() or hello.get("protocol") != 1:
+                raise wire.ProtocolError("unexpected greeting")
+            self.hello.set_result(hello)
+            return
+        request = self._requests.get(number)
+        if request is None:
+            raise wire.ProtocolError("an answer to nothing")
+        if kind in request.sinks:
+            self._take_output(request, kind, content)
+        elif kind == wire.STDIN_CREDIT and len(content) == 4:
+            amount = int.from_bytes(content, "big")
+            if amount:
+                request.input.grant(min(amount, wire.WINDOW))
+            else:
+                request.input.fail(BrokenPipeError("the process does not read its input any more"))
+        elif kind == wire.STARTED:
+            request.set_started()
+        elif kind == wire.RESULT and not request.future.done():
+            result = wire.decode_dict(content)
+            if not result.get("streams_open"):
+                self._forget(request)
+                request.finish(None)
+            request.set_started()
+            request.future.set_result(result)
+        else:
+            raise wire.ProtocolError(f"unexpected frame of type {kind}")
+
+    def _take_output(self, request: Request, kind: int, content: bytes) -> None:
+        if kind not in request.open_streams:
+            raise wire.ProtocolError("output after the end of a stream")
+        if not content:
+            request.end_stream(kind, None)
+            if request.future.done() and not request.open_streams:
+                self._forget(request)
+            return
+        with self._lock:
+            request.allowed[kind] -= len(content)
+            allowed = request.allowed[kind]
+        if allowed < 0:
+            raise wire.ProtocolError("more output than was granted")
+        request.sinks[kind].feed(content)
+
+    def _forget(self, request: Request) -> None:
+        with self._lock:
+            self._requests.pop(request.number, None)
+
+    def _tick(self) -> None:
+        if not self.alive:
+            return
+        self._silent_ticks += 1
+        if self._silent_ticks > SILENCE_TICKS:
+            self.lose(f"its agent has not answered for {SILENCE_TICKS * TICK:.0f} s")
+            return
+        self._unanswered_pings += 1
+        self.send(wire.frame(wire.PING, 0))
+        with self._lock:
+            requests = list(self._requests.values())
+        for request in requests:
+            if request.ticks_left is not None and not self._paused and not request.future.done():
+                request.ticks_left -= 1
+                if request.ticks_left < 0:
+                    self.lose("its agent did not end a command at its deadline")
+                    return
+        self._io.loop().call_later(TICK, self._tick)
+
+    def _end(self, reason: str | None) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            requests = list(self._requests.values())
+            self._requests.clear()
+        if reason is not None:
+            self._error = self._on_lost(reason)
+        self._io.submit(lambda: self._shut(self._error, requests))
+
+    def _shut(self, error: Exception, requests: list[Request]) -> None:
+        loop = self._io.loop()
+        loop.remove_reader(self._stream)
+        loop.remove_writer(self._stream)
+        with self._write_lock:
+            self._backlog.clear()
+            self._stream.close()
+        for request in requests:
+            request.finish(error)
+            if not request.future.done():
+                request.future.set_exception(error)
+        if not self.hello.done():
+            self.hello.set_exception(error)
+
+
+_streams: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _close_streams_in_child() -> None:
+    # A forked child of the user's would hold every stream open: no agent would see the end of this process.
+    for stream in _streams:
+        stream.close()
+
+
+os.register_at_fork(after_in_child=_close_streams_in_child)

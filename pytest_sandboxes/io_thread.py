@@ -1,0 +1,56 @@
+"""The one thread that reads all sandboxes' streams and watches all clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+_CLOSE_TIMEOUT = 5.0
+
+
+class IOThread:
+    """An event loop on a thread of its own, started by the first use and ended by `close`.
+
+    Nothing that blocks may run on it. It is a daemon only so that a forgotten one cannot keep an interpreter
+    alive.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop. Raises RuntimeError after `close`."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the I/O thread has been closed")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="sandboxes-io", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+    def submit(self, function: Callable[[], object]) -> None:
+        """Run `function` on the thread, soon; dropped once the thread is closed."""
+        try:
+            self.loop().call_soon_threadsafe(function)
+        except RuntimeError:
+            if not self._closed:
+                raise
+
+    def close(self) -> None:
+        """End the thread after what was submitted before, and wait for it."""
+        with self._lock:
+            self._closed = True
+            loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_CLOSE_TIMEOUT)
+        if not thread.is_alive():
+            loop.close()

@@ -1,0 +1,36 @@
+"""Pieces of the sentences in which mistakes are explained, so that all of them read alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_sandboxes.display import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_LONGEST_TYPO = 64  # difflib is quadratic, and nobody mistypes more than this
+
+
+def shown(value: object) -> str:
+    """`value` as one would write it in Python: one safe line, cut when long, never an exception."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a broken `__repr__`, or an int too long to be printed
+        text = f"<{type(value).__name__}>"
+    return one_line(text, 80)
+
+
+def alternatives(names: Iterable[str], conjunction: str = "or") -> str:
+    """`a, b or c`."""
+    *most, last = names
+    return f"{', '.join(most)} {conjunction} {last}" if most else last
+
+
+def did_you_mean(wrong: str, right: Iterable[str]) -> str:
+    """The end of a sentence that proposes the nearest of the `right` names, empty when none is near."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only needed when something is wrong
+
+    by_folded = {name.casefold(): name for name in right}
+    near = get_close_matches(wrong[:_LONGEST_TYPO].casefold(), by_folded, n=1)
+    return f"; did you mean {by_folded[near[0]]!r}?" if near else ""
