@@ -1,0 +1,94 @@
+"""What a backend is: a way to start a sandbox and hand over a byte stream to a new agent in it. All else is shared."""
+
+from __future__ import annotations
+
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_sandboxes.profiles import Profile
+
+
+@dataclass(frozen=True)
+class AgentSetup:
+    """What an agent is told before anything else."""
+
+    workspace: str
+    """Absolute directory in which commands start and from which relative paths count."""
+    environment: Mapping[str, str]
+    """Environment of every command, under what the profile and each call add."""
+    directories: tuple[str, ...] = ()
+    """Directories to make first."""
+    process_limit: int = 0
+    """Most processes and threads, 0 for no limit of the agent's own."""
+    sacrifice_children: bool = False
+    """When memory runs out, commands are to be killed before the agent."""
+    die_with_parent: bool = False
+    """The agent has to ask for its death with the launching thread by itself: no launcher has done it."""
+
+
+class Launched(ABC):
+    """A sandbox that has just been started, its agent's program not yet sent."""
+
+    stream: socket.socket
+    """The byte stream to the interpreter in the sandbox; whoever takes it closes it."""
+    payload: bytes
+    """What that interpreter expects first."""
+    setup: AgentSetup
+
+    @abstractmethod
+    def end(self) -> None:
+        """Kill everything in the sandbox and wait, a few seconds at most, until it is gone. May be called twice."""
+
+    @abstractmethod
+    def last_words(self) -> str:
+        """What the launcher had to say about its end, empty if nothing."""
+
+    def oom_kills(self) -> int:
+        """How many of the sandbox's processes the kernel has killed at its memory limit so far."""
+        return 0
+
+    def keep(self) -> tuple[str, str]:
+        """Let the sandbox outlive this process; return the commands that enter and that end it.
+
+        Raises NotImplementedError where a backend cannot.
+        """
+        raise NotImplementedError
+
+
+class Backend(ABC):
+    """A place where sandboxes run. Its methods may be called from any thread, `launch` from several at once."""
+
+    name: str
+
+    @abstractmethod
+    def check(self, profile: Profile) -> tuple[str, ...]:
+        """Check that what `profile` asks for can be kept; return the recipes that do not apply here, for the header.
+
+        Raises `UnsupportedError` naming profile, field, source, and who can.
+        """
+
+    @abstractmethod
+    def check_machine(self) -> None:
+        """Check that sandboxes can be started here at all; raises `IsolationUnavailableError` with the remedies."""
+
+    @abstractmethod
+    def launch(self, profile: Profile) -> Launched:
+        """Start a sandbox; returns as soon as there is a stream. Raises `SandboxStartError` with the cause."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of whatever the backend itself holds; its sandboxes have been ended before."""
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What a backend is made with."""
+
+    isolation: str | None = None
+    """`none` gives up isolation for trusted code; otherwise the profile decides."""
+    best_effort: bool = False
+    """Promises that cannot be kept are dropped instead of refused."""
+    survives: bool = False
+    """Sandboxes may have to outlive this process, if it says so before its end."""

@@ -1,0 +1,187 @@
+"""Memory and process limits for a local sandbox: control groups, version 1 or 2, where this process may make some."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_sandboxes.backends.ownership import Claim, sweep
+
+_PREFIX = "pytest-sandboxes-"
+_REMOVE_TIMEOUT = 2.0
+_MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one sandbox may use, None for no limit."""
+
+    memory: int | None
+    """MB of memory, page cache and tmpfs included; swap is not added to it."""
+    pids: int | None
+    """Processes and threads, the sandbox's own agent included."""
+
+    def __bool__(self) -> bool:
+        return self.memory is not None or self.pids is not None
+
+
+class Group:
+    """One sandbox's control groups: a directory per hierarchy."""
+
+    def __init__(self, directories: dict[str, Path], *, unified: bool) -> None:
+        self._directories = directories
+        self._unified = unified
+        self._claims = [Claim(path) for path in set(directories.values())]
+
+    def limit(self, limits: Limits) -> None:
+        """Set the limits. Raises OSError when the kernel refuses."""
+        if limits.memory is not None:
+            folder = self._directories["memory"]
+            size = str(limits.memory * _MEBIBYTE)
+            if self._unified:
+                (folder / "memory.max").write_text(size)
+                _write_if_there(folder / "memory.swap.max", "0")
+            else:
+                (folder / "memory.limit_in_bytes").write_text(size)
+                _write_if_there(folder / "memory.memsw.limit_in_bytes", size)
+                _write_if_there(folder / "memory.swappiness", "0")
+        if limits.pids is not None:
+            (self._directories["pids"] / "pids.max").write_text(str(limits.pids))
+
+    def add(self, pid: int) -> None:
+        """Move a process in; its children to come are in with it."""
+        for path in set(self._directories.values()):
+            (path / "cgroup.procs").write_text(str(pid))
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel has killed at the memory limit."""
+        folder = self._directories.get("memory")
+        if folder is None:
+            return 0
+        try:
+            text = (folder / ("memory.events" if self._unified else "memory.oom_control")).read_text()
+        except OSError:
+            return 0
+        for line in text.splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+        return 0
+
+    def remove(self) -> None:
+        """Remove the groups, whose processes have been killed; waits for the kernel to bury them."""
+        deadline = time.monotonic() + _REMOVE_TIMEOUT
+        for path in set(self._directories.values()):
+            while True:
+                try:
+                    path.rmdir()
+                except FileNotFoundError:
+                    pass
+                except OSError:
+                    if time.monotonic() < deadline:
+                        time.sleep(0.005)
+                        continue
+                break
+        for claim in self._claims:
+            claim.release()
+
+
+class Groups:
+    """Where this process can make control groups, by controller."""
+
+    def __init__(self) -> None:
+        self._unified, self._parents = _find_parents()
+        for parent in set(self._parents.values()):
+            sweep(parent, _PREFIX, Path.rmdir)
+
+    def can(self, limits: Limits) -> bool:
+        """Whether such limits can be kept."""
+        return (limits.memory is None or "memory" in self._parents) and (
+            limits.pids is None or "pids" in self._parents
+        )
+
+    def make(self, limits: Limits) -> Group:
+        """Make the groups of one sandbox. Raises OSError when the kernel refuses."""
+        name = _PREFIX + secrets.token_hex(8)
+        wanted = [
+            controller
+            for controller, limit in (("memory", limits.memory), ("pids", limits.pids))
+            if limit is not None and controller in self._parents
+        ]
+        directories = {controller: self._parents[controller] / name for controller in wanted}
+        for path in set(directories.values()):
+            path.mkdir()
+        group = Group(directories, unified=self._unified)
+        try:
+            group.limit(limits)
+        except OSError:
+            group.remove()
+            raise
+        return group
+
+
+def _find_parents() -> tuple[bool, dict[str, Path]]:
+    """Directories in which groups with the memory and pids controllers can be made, if any."""
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        own = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return False, {}
+    version_1: dict[str, Path] = {}
+    for _, mount_point, kind, options, *_ in mounts:
+        if kind != "cgroup":
+            continue
+        for controller in {"memory", "pids"} & set(options.split(",")):
+            for _, names, path in own:
+                if controller in names.split(","):
+                    candidates = (Path(mount_point + path), Path(mount_point))
+                    usable = [each for each in candidates if _can_make_in(each)]
+                    if usable:
+                        version_1[controller] = usable[0]
+    if version_1:
+        return False, version_1
+    for _, mount_point, kind, *_ in mounts:
+        if kind == "cgroup2":
+            start = next(
+                (Path(mount_point + path) for number, _, path in own if number == "0"), Path(mount_point)
+            )
+            return True, _find_delegated(start, Path(mount_point))
+    return True, {}
+
+
+def _find_delegated(start: Path, top: Path) -> dict[str, Path]:
+    """The nearest group, from our own upwards, whose children get the controllers and which we may add to."""
+    group = start
+    while True:
+        try:
+            enabled = set((group / "cgroup.subtree_control").read_text().split())
+        except OSError:
+            enabled = set()
+        usable = {"memory", "pids"} & enabled
+        # moving a process also takes write access to the common ancestor of its old group and the new one
+        if usable and _can_make_in(group) and os.access(group / "cgroup.procs", os.W_OK):
+            return dict.fromkeys(usable, group)
+        if group == top or top not in group.parents:
+            return {}
+        group = group.parent
+
+
+def _can_make_in(group: Path) -> bool:
+    probe = group / f"{_PREFIX}probe-{secrets.token_hex(8)}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _write_if_there(path: Path, text: str) -> None:
+    """Write to a file that a kernel without swap accounting does not have."""
+    try:
+        path.write_text(text)
+    except OSError:
+        pass

@@ -1,0 +1,72 @@
+"""Directories that belong to a running process: claimed while it lives, swept once it is gone.
+
+The claim is a lock of the kernel on the directory itself, so it ends with its owner, whatever namespace or container
+that lived in, and there is no file that could survive.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+class Claim:
+    """A directory of ours, until `release` or the end of this process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def release(self) -> None:
+        """Give the directory up, which is usually gone by now."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def sweep(parent: Path, prefix: str, remove: Callable[[Path], None]) -> int:
+    """Remove the directories in `parent` whose names begin with `prefix`, that are this user's, and nobody's claim.
+
+    Returns how many. What cannot be removed stays, for a later sweep.
+    """
+    removed = 0
+    try:
+        entries = list(os.scandir(parent))
+    except OSError:
+        return 0
+    for entry in entries:
+        if not entry.name.startswith(prefix) or not entry.is_dir(follow_symlinks=False):
+            continue
+        try:
+            if entry.stat(follow_symlinks=False).st_uid != os.geteuid():
+                continue
+            claim = Claim(Path(entry.path))
+        except OSError:  # somebody's, or gone
+            continue
+        try:
+            remove(Path(entry.path))
+            removed += 1
+        except OSError:
+            pass
+        finally:
+            claim.release()
+    return removed
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all in it, what its owner made unreadable too."""
+
+    def open_up(_: object, name: str, __: object) -> None:
+        parent = os.path.dirname(name)
+        os.chmod(parent, 0o700)
+        if os.path.isdir(name) and not os.path.islink(name):
+            os.chmod(name, 0o700)
+            shutil.rmtree(name, ignore_errors=True)
+        else:
+            os.unlink(name)
+
+    shutil.rmtree(path, onerror=open_up)

@@ -1,0 +1,215 @@
+"""pytest's hooks: options, marker, fixtures, header, summary. Imported in every run, so it imports next to nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_sandboxes import settings as settings_module
+from pytest_sandboxes.errors import ConfigurationError
+from pytest_sandboxes.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from pytest_sandboxes.pool import Pool
+    from pytest_sandboxes.run import Run
+    from pytest_sandboxes.slot import Slot
+
+_settings = pytest.StashKey[Settings]()
+_run = pytest.StashKey["Run"]()
+_failed = pytest.StashKey[bool]()
+
+MARKER = (
+    "sandbox(profile, slots, exec_timeout, retry_safe, **fields): what a test asks for of its sandbox: a profile by name, "
+    "how many slots at once, the seconds that a command may take, whether the test may be repeated after it lost its "
+    "sandbox, and any field of a profile"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    settings_module.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add the hooks that others can implement."""
+    from pytest_sandboxes import hooks
+
+    pluginmanager.add_hookspecs(hooks)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read and check the settings; a mistake ends the run here."""
+    config.addinivalue_line("markers", MARKER)
+    try:
+        settings = config.stash[_settings] = read_settings(config)
+        if settings.sources:  # something was set: check it all, used or not
+            _get_run(config)
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _get_run(config: pytest.Config) -> Run:
+    """The session's run, made when it is needed first."""
+    run = config.stash.get(_run, None)
+    if run is None:
+        from pytest_sandboxes.reporting.outcomes import Outcomes
+        from pytest_sandboxes.run import Run
+
+        run = config.stash[_run] = Run(config, config.stash[_settings])
+        config.pluginmanager.register(Outcomes(run), "sandboxes-outcomes")
+    return run
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say where sandboxes would run."""
+    settings = config.stash[_settings]
+    file = "" if settings.profiles_file is None else f", profiles from {settings.profiles_file}"
+    isolation = "" if settings.isolation is None else f", isolation {settings.isolation}"
+    return f"sandboxes: backend {', '.join(settings.backends)}, profile {settings.profile}{file}{isolation}"
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """List the profiles instead of running tests, where asked to."""
+    if not config.getoption("sandbox_list_profiles", default=None):
+        return None
+    config._do_configure()
+    try:
+        from pytest_sandboxes.profiles import describe_profiles
+
+        print(describe_profiles(_get_run(config).profiles))  # noqa: T201 - this is what was asked for
+    finally:
+        config._ensure_unconfigure()
+    return 0
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test with what its task asks for."""
+    tasks = sys.modules.get("pytest_sandboxes.tasks")
+    if tasks is not None:  # else nobody has loaded any
+        tasks.mark_item(item)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """With several backends, run each sandbox test on each."""
+    backends = metafunc.config.stash[_settings].backends
+    if len(backends) > 1 and "sandbox_backend" in metafunc.fixturenames:
+        metafunc.parametrize("sandbox_backend", backends, indirect=True, scope="session")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Check what the collected tests ask for, and have the first sandboxes started while the first tests run."""
+    items = [item for item in session.items if "sandbox" in item.keywords or _uses_sandboxes(item)]
+    if not items:
+        return
+    try:
+        run = _get_run(session.config)
+        if session.config.option.collectonly:
+            for item in items:
+                run.requirement(item)
+        else:
+            run.prepare(items)
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _uses_sandboxes(item: pytest.Item) -> bool:
+    return "sandbox_backend" in getattr(item, "fixturenames", ()) or "sandbox_pool" in getattr(
+        item, "fixturenames", ()
+    )
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Name the recipes that do not apply."""
+    run = config.stash.get(_run, None)
+    return [] if run is None else [f"sandboxes: {note}" for note in run.notes]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember for the fixture's end whether its test has failed."""
+    report = yield
+    if report.failed and call.when != "teardown":
+        item.stash[_failed] = True
+    return report
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """End all sandboxes, once the last fixture has been torn down."""
+    try:
+        return (yield)
+    finally:
+        _close(session.config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End all sandboxes, however the session ended."""
+    _close(config)
+
+
+def _close(config: pytest.Config) -> None:
+    run = config.stash.get(_run, None)
+    if run is not None:
+        run.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what the run has used, if anything."""
+    run = config.stash.get(_run, None)
+    if run is None:
+        return
+    from pytest_sandboxes.reporting.summary import lines
+
+    said = lines(run.pool.statistics(), run.kept)
+    if said:
+        terminalreporter.section("sandboxes")
+        for line in said:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def sandbox_backend(request: pytest.FixtureRequest) -> str:
+    """Name of the backend that the test runs on."""
+    backends = request.config.stash[_settings].backends
+    return str(getattr(request, "param", backends[0]))
+
+
+@pytest.fixture
+def sandbox(request: pytest.FixtureRequest, sandbox_backend: str) -> Iterator[Slot | tuple[Slot, ...]]:
+    """An isolated workspace of the test's own, fresh each time: a `Slot`, or a tuple of them with `sandbox(slots=N)`."""
+    from pytest_sandboxes.run import slots_of
+
+    run = _get_run(request.config)
+    item = request.node
+    with run.lease(sandbox_backend, run.requirement(item), item.nodeid) as lease:
+        yield slots_of(lease)
+        if run.settings.keep_failed and item.stash.get(_failed, False):
+            run.keep(lease, item.nodeid)
+
+
+@pytest.fixture(scope="session")
+def sandbox_factory(
+    request: pytest.FixtureRequest, sandbox_backend: str
+) -> Callable[..., AbstractContextManager[Slot | tuple[Slot, ...]]]:
+    """Leases slots for a `with` block: `with sandbox_factory(profile="gpu", slots=2) as (first, second):`.
+
+    Takes the arguments of the marker `sandbox`. A test that needs several slots asks for them in one call.
+    """
+    run = _get_run(request.config)
+
+    def lease(**arguments: object) -> AbstractContextManager[Slot | tuple[Slot, ...]]:
+        return run.factory(sandbox_backend, request.node.name or "session", arguments)
+
+    return lease
+
+
+@pytest.fixture(scope="session")
+def sandbox_pool(request: pytest.FixtureRequest) -> Pool:
+    """The session's pool: `statistics()` tells what it has done."""
+    return _get_run(request.config).pool
