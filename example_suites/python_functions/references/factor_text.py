@@ -1,0 +1,14 @@
+def factor_text(number: int) -> str:
+    factors = []
+    prime = 2
+    while prime * prime <= number:
+        power = 0
+        while number % prime == 0:
+            number //= prime
+            power += 1
+        if power:
+            factors.append(f"{prime}^{power}" if power > 1 else f"{prime}")
+        prime += 1
+    if number > 1 or not factors:
+        factors.append(f"{number}")
+    return " * ".join(factors)

@@ -1,0 +1,8 @@
+def wrap_words(text: str, width: int) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += " " + word
+        else:
+            lines += [word[cut : cut + width] for cut in range(0, len(word), width)]
+    return lines
