@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pytest_sandboxes.results import ExecResult
 
 
+__tracebackhide__ = True  # a failing test shows its own line, not ours
+
+
 @dataclass(frozen=True)
 class Loss:
     """One loss of a sandbox while it was leased."""

@@ -13,6 +13,8 @@ from pytest_sandboxes.operations import Pending
 from pytest_sandboxes.results import ExecResult
 from pytest_sandboxes.streams import Piped
 
+__tracebackhide__ = True  # a failing test shows its own line, not ours
+
 _MAX_LINE = 1 << 20
 _START_TIMEOUT = 60.0
 

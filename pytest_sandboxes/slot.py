@@ -16,6 +16,8 @@ from pytest_sandboxes.results import ExecResult, FileBytes, FileText, Listing
 from pytest_sandboxes.sandbox import Sandbox
 from pytest_sandboxes.streams import Piped
 
+__tracebackhide__ = True  # a failing test shows its own line, not ours
+
 DOWNLOAD_MAX_BYTES = 1 << 30
 """Bytes that a download takes when no limit is given; more is an error."""
 

@@ -15,6 +15,8 @@ from pytest_sandboxes.operations import FILE_TIMEOUT, Port, Text, receive_tree, 
 from pytest_sandboxes.results import describe_name
 from pytest_sandboxes.streams import Piped
 
+__tracebackhide__ = True  # a failing test shows its own line, not ours
+
 _AHEAD = 8  # pieces handed over and not yet sent
 
 

@@ -50,7 +50,7 @@ ETC_FILES = {
 
 REMEDIES = (
     "install bubblewrap (apt install bubblewrap, dnf install bubblewrap, or pip install 'pytest-sandboxes[local]'), "
-    "choose another backend such as --sandbox-backend docker, "
+    "use backend docker (from the next version on), "
     "or --sandbox-isolation none for code that you trust"
 )
 

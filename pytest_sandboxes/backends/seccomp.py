@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import platform
 import struct
+from functools import cache
 from typing import NamedTuple
 
 from pytest_sandboxes.errors import IsolationUnavailableError
@@ -86,6 +87,7 @@ _DENIED_FAMILIES = (17, 38, 40)  # AF_PACKET, AF_ALG, AF_VSOCK
 _DENIED_REQUESTS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: typing on somebody's terminal
 
 
+@cache
 def program() -> bytes:
     """The filter for this machine. Raises `IsolationUnavailableError` on an architecture that it is not written for."""
     machine = _MACHINES.get(platform.machine())

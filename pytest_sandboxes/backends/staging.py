@@ -27,25 +27,31 @@ class Stage:
         self._point: Path | None = None
         self._count = 0
 
-    def passable(self, path: str) -> str:
-        """`path`, or another name of it that an unprivileged user can reach.
+    def passable(self, *paths: Path) -> Path:
+        """The directory that holds `paths`, which are beside each other, for an unprivileged user.
 
+        It is their own parent if everybody can pass it, else one that holds nothing but them.
         Raises `IsolationUnavailableError` when there is none and none can be made.
         """
-        if _everybody_can_pass(Path(path)):
-            return path
+        for path in paths:
+            if not path.stat().st_mode & stat.S_IXOTH:
+                raise IsolationUnavailableError(
+                    f"{path} is closed to all but its owner, and sandboxes run unprivileged: chmod o+rx {path}"
+                )
+        parent = paths[0].parent
+        if _everybody_can_pass(parent):
+            return parent
         if self._point is None:
-            self._point = self._make_namespace(path)
-        target = self._point / str(self._count)
+            self._point = self._make_namespace(parent)
+        substitute = self._point / str(self._count)
         self._count += 1
-        target.mkdir(mode=0o755)
-        self._mount(path, str(target), None, _MS_BIND | _MS_REC)
-        return str(target)
+        for path in paths:
+            (substitute / path.name).mkdir(parents=True)
+            self._mount(str(path), str(substitute / path.name), None, _MS_BIND | _MS_REC)
+        return substitute
 
-    def _make_namespace(self, path: str) -> Path:
-        point = next(
-            (Path(each) for each in _POINTS if Path(each).is_dir() and not path.startswith(each)), None
-        )
+    def _make_namespace(self, path: Path) -> Path:
+        point = next((Path(each) for each in _POINTS if _is_free(Path(each), path)), None)
         if point is None:
             raise IsolationUnavailableError(
                 f"no directory to mount on: one of {', '.join(_POINTS)} has to exist"
@@ -66,6 +72,10 @@ class Stage:
         if self._libc.mount(os.fsencode(source), os.fsencode(target), kind_bytes, flags, None):
             number = ctypes.get_errno()
             raise IsolationUnavailableError(f"cannot mount {source} on {target}: {os.strerror(number)}")
+
+
+def _is_free(point: Path, needed: Path) -> bool:
+    return point.is_dir() and not needed.is_relative_to(point)
 
 
 def _everybody_can_pass(path: Path) -> bool:

@@ -1,0 +1,91 @@
+"""Sandboxes in name only, `isolation: none`: an agent in a directory of its own, for code that is trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+from pytest_sandboxes.backends.base import AgentSetup, Launched
+from pytest_sandboxes.backends.bubblewrap import Interpreter
+from pytest_sandboxes.backends.children import END_TIMEOUT, complaint_of, disown, reap
+from pytest_sandboxes.backends.ownership import Claim, remove_tree, sweep
+from pytest_sandboxes.payload import bootstrap, payload
+
+_PREFIX = "pytest-sandboxes-"
+
+
+class Bare(Launched):
+    """An agent and its directory."""
+
+    def __init__(
+        self, stream: socket.socket, setup: AgentSetup, process: subprocess.Popen[bytes], scratch: Claim
+    ) -> None:
+        self.stream = stream
+        self.setup = setup
+        self.payload = payload(same_interpreter=True)
+        self._process = process
+        self._scratch = scratch
+        self._complaint = ""
+
+    def end(self) -> None:
+        # its agent ends all that it has started when its stream ends, which it has
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_TIMEOUT)
+        reap(self._process)
+        self.last_words()
+        with contextlib.suppress(FileNotFoundError):
+            remove_tree(self._scratch.path)
+        self._scratch.release()
+
+    def last_words(self) -> str:
+        self._complaint = self._complaint or complaint_of(self._process)
+        return self._complaint
+
+    def keep(self) -> tuple[str, str]:
+        # under a name that no later run sweeps
+        folder = self._scratch.path.rename(self._scratch.path.with_name(f"kept-{self._scratch.path.name}"))
+        self._scratch.release()
+        disown(self._process)
+        workspace = folder / Path(self.setup.workspace).name
+        end = f"kill -9 {self._process.pid}; rm -r {shlex.quote(str(folder))}"
+        return f"cd {shlex.quote(str(workspace))}", end
+
+
+def sweep_scratch() -> None:
+    """Remove what killed runs have left."""
+    sweep(Path(tempfile.gettempdir()), _PREFIX, remove_tree)
+
+
+def launch(*, die_with_parent: bool) -> Bare:
+    """Start an agent without isolation. Raises OSError when there is no room for its directory."""
+    scratch = Claim(Path(tempfile.mkdtemp(prefix=_PREFIX)))
+    folders = {name: str(scratch.path / name) for name in ("workspace", "home", "tmp")}
+    interpreter = Interpreter.current()
+    no_environment: dict[str, str] = {}
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [interpreter.executable, "-I", "-S", "-E", "-c", bootstrap(same_interpreter=True)],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env=no_environment,
+            start_new_session=True,
+        )
+    setup = AgentSetup(
+        folders["workspace"],
+        {
+            "PATH": interpreter.path,
+            "HOME": folders["home"],
+            "TMPDIR": folders["tmp"],
+            "LANG": "C.UTF-8",
+        },
+        directories=tuple(folders.values()),
+        die_with_parent=die_with_parent,
+    )
+    return Bare(ours, setup, process, scratch)

@@ -1,0 +1,38 @@
+"""Child processes of this one, and what they say when they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+
+END_TIMEOUT = 5.0
+"""Seconds that a killed process may take to be gone."""
+
+_GRACE = 0.5
+
+
+def reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a process that should be ending, and see to it."""
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_TIMEOUT)
+
+
+def complaint_of(process: subprocess.Popen[bytes]) -> str:
+    """What a process has written to its standard error, once; empty if nothing."""
+    if process.stderr is None or process.stderr.closed:
+        return ""
+    os.set_blocking(process.stderr.fileno(), False)
+    text = (process.stderr.read(4096) or b"").decode("utf-8", "replace").strip()
+    process.stderr.close()
+    return text
+
+
+def disown(process: subprocess.Popen[bytes]) -> None:
+    """Let a process live on without this one, which will not wait for it."""
+    complaint_of(process)
+    process.returncode = 0  # or its finalizer complains that nobody has waited
