@@ -19,6 +19,8 @@ from pytest_sandboxes.errors import SandboxLostError
 from pytest_sandboxes.io_thread import IOThread
 from pytest_sandboxes.streams import Kept, Sink
 
+__tracebackhide__ = True  # a failing test shows its own line, not ours
+
 TICK = 1.0
 """Seconds between two looks at an agent."""
 SILENCE_TICKS = 10
@@ -49,6 +51,8 @@ class Request:
         self.sinks = {wire.STDOUT: sinks[0], wire.STDERR: sinks[1]}
         self.allowed = {wire.STDOUT: wire.WINDOW, wire.STDERR: wire.WINDOW}
         self.open_streams = set(self.sinks)
+        for future in (self.future, self.started):
+            future.set_running_or_notify_cancel()  # whoever stops waiting cancels the wait, not the answer
         self.ticks_left = None if timeout is None else int(timeout / TICK) + 1 + OVERDUE_TICKS
         self.input = _Input(connection, number)
         for kind, sink in self.sinks.items():
@@ -75,6 +79,10 @@ class Request:
         for kind in tuple(self.open_streams):
             self.end_stream(kind, error)
         self.set_started()
+        self.end_of_reading(error)
+
+    def end_of_reading(self, error: Exception | None = None) -> None:
+        """Nobody reads standard input any more."""
         self.input.fail(error or BrokenPipeError("the process has ended"))
 
     def set_started(self) -> None:
@@ -102,6 +110,7 @@ class _Input:
 
     def write(self, data: bytes) -> Future[None]:
         future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
         with self._lock:
             error = self._error
             if error is None:
@@ -117,9 +126,16 @@ class _Input:
             self._ending = True
         self._pump()
 
+    def spend(self, amount: int) -> None:
+        """So much has been sent beside `write`."""
+        with self._lock:
+            self._credit -= amount
+
     def grant(self, amount: int) -> None:
         with self._lock:
             self._credit += amount
+            if self._credit > wire.WINDOW:
+                raise wire.ProtocolError("more input taken than was sent")
         self._pump()
 
     def fail(self, error: Exception) -> None:
@@ -170,9 +186,11 @@ class Connection:
         self._requests: dict[int, Request] = {}
         self._numbers = itertools.count(1)
         self._ended = False
-        self._error: Exception = SandboxLostError("the sandbox has been closed")
+        self._error: Exception | None = None
         self._write_lock = threading.Lock()
         self._backlog = bytearray()
+        # one buffer: a new one of this size for each read would cost three calls of the kernel
+        self._inbox = memoryview(bytearray(_READ))
         self._reader = wire.FrameReader()
         self._owner = os.getpid()
         self._silent_ticks = 0
@@ -206,21 +224,21 @@ class Connection:
         """
         if os.getpid() != self._owner:
             raise RuntimeError("a sandbox cannot be used in a forked child of the process that leased it")
-        request = Request(self, next(self._numbers), sinks or (Kept(), Kept()), timeout)
-        with self._lock:
-            if not self._ended:
-                self._requests[request.number] = request
-            error = self._error if self._ended else None
-        if error is not None:
-            raise error
         message = wire.encode({"op": operation, "timeout": timeout, **arguments})
         if len(message) > wire.MAX_PAYLOAD:
-            self._forget(request)
             raise ValueError("arguments and environment of a command are limited to 256 KiB")
+        request = Request(self, next(self._numbers), sinks or (Kept(), Kept()), timeout)
+        with self._lock:
+            error = self._error
+            if error is None:
+                self._requests[request.number] = request
+        if error is not None:
+            raise error.with_traceback(None)  # it may have been raised before, in another test
         frames = wire.frame(wire.REQUEST, request.number, message)
         if input is not None and len(input) < wire.CHUNK:  # all in one write
             if input:
                 frames += wire.frame(wire.STDIN, request.number, input)
+                request.input.spend(len(input))
             frames += wire.frame(wire.STDIN_END, request.number)
             self.send(frames)
         else:
@@ -302,18 +320,18 @@ class Connection:
 
     def _readable(self) -> None:
         try:
-            data = self._stream.recv(_READ)
+            size = self._stream.recv_into(self._inbox)
         except BlockingIOError:
             return
         except OSError as error:
             self.lose(f"its stream broke: {error}")
             return
-        if not data:
+        if not size:
             self.lose("its agent ended")
             return
         self._silent_ticks = 0
         try:
-            for kind, number, content in self._reader.feed(data):
+            for kind, number, content in self._reader.feed(self._inbox[:size]):
                 self._received(kind, number, content)
         except wire.ProtocolError as error:
             self.lose(f"its agent broke the protocol: {error}")
@@ -336,20 +354,24 @@ class Connection:
         elif kind == wire.STDIN_CREDIT and len(content) == 4:
             amount = int.from_bytes(content, "big")
             if amount:
-                request.input.grant(min(amount, wire.WINDOW))
+                request.input.grant(amount)
             else:
                 request.input.fail(BrokenPipeError("the process does not read its input any more"))
         elif kind == wire.STARTED:
             request.set_started()
         elif kind == wire.RESULT and not request.future.done():
-            result = wire.decode_dict(content)
-            if not result.get("streams_open"):
-                self._forget(request)
-                request.finish(None)
-            request.set_started()
-            request.future.set_result(result)
+            self._take_result(request, wire.decode_dict(content))
         else:
             raise wire.ProtocolError(f"unexpected frame of type {kind}")
+
+    def _take_result(self, request: Request, result: dict[str, object]) -> None:
+        request.future.set_result(result)  # first, because who waits for the start looks here next
+        if result.get("streams_open") is True and request.open_streams:
+            request.set_started()
+            request.end_of_reading()
+        else:
+            self._forget(request)
+            request.finish(None)
 
     def _take_output(self, request: Request, kind: int, content: bytes) -> None:
         if kind not in request.open_streams:
@@ -394,11 +416,12 @@ class Connection:
             if self._ended:
                 return
             self._ended = True
+        error = SandboxLostError("the sandbox has been closed") if reason is None else self._on_lost(reason)
+        with self._lock:  # a request that was made meanwhile learns of it like all others
+            self._error = error
             requests = list(self._requests.values())
             self._requests.clear()
-        if reason is not None:
-            self._error = self._on_lost(reason)
-        self._io.submit(lambda: self._shut(self._error, requests))
+        self._io.submit(lambda: self._shut(error, requests))
 
     def _shut(self, error: Exception, requests: list[Request]) -> None:
         loop = self._io.loop()
@@ -408,9 +431,9 @@ class Connection:
             self._backlog.clear()
             self._stream.close()
         for request in requests:
-            request.finish(error)
             if not request.future.done():
                 request.future.set_exception(error)
+            request.finish(error)
         if not self.hello.done():
             self.hello.set_exception(error)
 

@@ -23,9 +23,9 @@ class IOThread:
         self._closed = False
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The running loop. Raises RuntimeError after `close`."""
+        """The running loop. Raises RuntimeError after `close`, but not to what still runs on the thread itself."""
         with self._lock:
-            if self._closed:
+            if self._closed and threading.current_thread() is not self._thread:
                 raise RuntimeError("the I/O thread has been closed")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -44,11 +44,11 @@ class IOThread:
                 raise
 
     def close(self) -> None:
-        """End the thread after what was submitted before, and wait for it."""
+        """End the thread after what was submitted before, and wait for it. May be called twice."""
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
+        if loop is None or thread is None or loop.is_closed():
             return
         loop.call_soon_threadsafe(loop.stop)
         thread.join(_CLOSE_TIMEOUT)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_sandboxes.errors import InfrastructureError, LeaseClosedError
+from pytest_sandboxes.errors import InfrastructureError, LeaseClosedError, SandboxStartError
 from pytest_sandboxes.profiles import Profile
 from pytest_sandboxes.sandbox import Sandbox
 
@@ -103,10 +103,15 @@ class Lease:
 
     def reset(self, index: int) -> None:
         """Give slot `index` a fresh sandbox."""
-        self.port(index)
+        sandbox = self.port(index)
         with self._lock:
             self._resets += 1
-        self._owner.replace(self, index)
+        try:
+            self._owner.replace(self, index)
+        except InfrastructureError as error:  # the old sandbox has been given back, and there is no other
+            with self._lock:
+                self._losses.append(Loss(sandbox.name, str(error), suspect=False))
+            raise
 
     # -- for the pool
 
@@ -141,7 +146,8 @@ class Lease:
             with self._lock:
                 if any(loss.sandbox == sandbox.name for loss in self._losses):
                     return
-                self._losses.append(Loss(sandbox.name, str(error), suspect=self._execs > 0))
+                suspect = self._execs > 0 and not isinstance(error, SandboxStartError)  # one that never ran any code
+                self._losses.append(Loss(sandbox.name, str(error), suspect))
 
     # -- for reports
 

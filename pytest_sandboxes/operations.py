@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -26,6 +27,8 @@ from pytest_sandboxes.errors import (
 from pytest_sandboxes.results import ExecResult, FileBytes, FileEntry, FileType, Listing, describe_name
 from pytest_sandboxes.streams import Kept, Sink
 
+__tracebackhide__ = True  # a failing test shows its own line, not ours
+
 DEFAULT_MAX_BYTES = 100 << 20
 """Bytes that a read or an archive returns when no limit is given; more is an error."""
 DEFAULT_MAX_ENTRIES = 100_000
@@ -37,6 +40,7 @@ ArchiveFormat = Literal["tar", "tar.gz", "zip"]
 Text = str | bytes | os.PathLike[str]
 
 _UNLIMITED = 1 << 62
+_ENTRY_TYPES = [bytes, str, int, int, float]
 _FILE_TYPES: tuple[FileType, ...] = ("file", "directory", "symlink", "fifo", "socket", "device")
 
 T = TypeVar("T")
@@ -79,19 +83,21 @@ class Pending(Generic[T]):
         # the connection gives up on its own clock; this is for the case that its thread is gone
         patience = None if self.timeout is None else self.timeout + 2 * HEARTBEAT_DEADLINE
         try:
-            answer = self.request.future.result(patience)
+            error = self.request.future.exception(patience)
         except FutureTimeoutError:
             self.request.kill()
             raise SandboxLostError("no answer came, nor word that none will") from None
         except BaseException:
             self.request.kill()
             raise
-        return self.convert(answer)
+        if error is not None:
+            raise error.with_traceback(None)  # it may have been raised before, in another test
+        return self.convert(self.request.future.result())
 
     async def result_async(self) -> T:
         """Await the answer. A cancelled wait kills what the request runs."""
         try:
-            answer = await asyncio.shield(asyncio.wrap_future(self.request.future))
+            answer = await asyncio.wrap_future(self.request.future)
         except BaseException:
             self.request.kill()
             raise
@@ -261,13 +267,14 @@ def read(port: Port, path: Text, max_bytes: int | None) -> Pending[FileBytes]:
     kept = Kept(limit)
 
     def convert(answer: Answer) -> FileBytes:
-        _raise_file_error(answer)
-        cut = _field(port, answer, "stdout_cut", bool)
+        cut = answer.get("stdout_cut") is True
+        if not cut:  # else all that was wanted has come, and the agent has ended the rest
+            _raise_file_error(answer)
         if cut and max_bytes is None:
             raise OutputLimitExceededError(
                 f"{_shown(path)} is larger than {limit} bytes: pass max_bytes= to read its beginning"
             )
-        return FileBytes(kept.bytes(), truncated=cut)
+        return FileBytes(kept.data, truncated=cut)
 
     request = _file_request(port, "read", path, limit=limit, sinks=(kept, Kept()))
     return Pending(request, convert, FILE_TIMEOUT)
@@ -329,13 +336,15 @@ def archive(port: Port, path: Text, kind: str, max_bytes: int | None) -> Pending
     kept = Kept(limit)
 
     def convert(answer: Answer) -> FileBytes:
-        _raise_file_error(answer)
-        cut = _field(port, answer, "stdout_cut", bool) or _field(port, answer, "truncated", bool)
+        cut = answer.get("stdout_cut") is True
+        if not cut:  # see `read`
+            _raise_file_error(answer)
+            cut = _field(port, answer, "truncated", bool)
         if cut and max_bytes is None:
             raise OutputLimitExceededError(
                 f"the archive of {_shown(path)} is larger than {limit} bytes: pass a larger max_bytes="
             )
-        return FileBytes(kept.bytes(), truncated=cut)
+        return FileBytes(kept.data, truncated=cut)
 
     request = _file_request(
         port,
@@ -393,17 +402,13 @@ def _parse_entries(data: bytes, limit: int) -> list[FileEntry]:
         size = int.from_bytes(data[at : at + 4], "big")
         fields = wire.decode(data[at + 4 : at + 4 + size])
         at += 4 + size
-        if not isinstance(fields, list) or [type(field) for field in fields[:5]] != [
-            bytes,
-            str,
-            int,
-            int,
-            float,
-        ]:
+        if not isinstance(fields, list) or [type(field) for field in fields[:-1]] != _ENTRY_TYPES:
             raise wire.ProtocolError("not an entry of a listing")
         name, kind, length, mode, mtime, digest = fields
         if (
             kind not in _FILE_TYPES
+            or length < 0
+            or not math.isfinite(mtime)
             or not (digest is None or isinstance(digest, str))
             or len(entries) >= limit
         ):
@@ -441,8 +446,9 @@ def _raise_file_error(answer: Answer) -> None:
 
 def _field(port: Port, answer: Answer, name: str, kind: type[T]) -> T:
     value = answer.get(name)
-    if type(value) is not kind:
-        raise _lied(port, f"an answer without {name}")
+    # no number that an agent reports can be negative, endless or none
+    if type(value) is not kind or (isinstance(value, int | float) and not 0 <= value < math.inf):
+        raise _lied(port, f"an answer without a possible {name}")
     return value
 
 
@@ -455,7 +461,7 @@ def _lied(port: Port, what: str) -> SandboxLostError:
 def _check_limit(limit: int, name: str) -> int:
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
         raise ValueError(f"{name} is a number of 0 or more, not {limit!r}")
-    return limit
+    return min(limit, _UNLIMITED)
 
 
 def _as_bytes(value: object, what: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
     from pytest_sandboxes.run import Run
     from pytest_sandboxes.slot import Slot
 
+__tracebackhide__ = True  # a failing test shows its own line, not ours
+
 _settings = pytest.StashKey[Settings]()
 _run = pytest.StashKey["Run"]()
 _failed = pytest.StashKey[bool]()
+
+_REFUSAL = "sandboxes_refusal"
+_RUNS_NOTHING = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")
 
 MARKER = (
     "sandbox(profile, slots, exec_timeout, retry_safe, **fields): what a test asks for of its sandbox: a profile by name, "
@@ -74,8 +79,11 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """List the profiles instead of running tests, where asked to."""
-    if not config.getoption("sandbox_list_profiles", default=None):
-        return None
+    try:
+        if config.option.help or config.option.version or not read_settings(config).list_profiles:
+            return None
+    except ConfigurationError:
+        return None  # `pytest_configure` says so
     config._do_configure()
     try:
         from pytest_sandboxes.profiles import describe_profiles
@@ -100,26 +108,58 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("sandbox_backend", backends, indirect=True, scope="session")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the terminal asks for `pytest_report_collectionfinish`
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Check what the collected tests ask for, and have the first sandboxes started while the first tests run."""
-    items = [item for item in session.items if "sandbox" in item.keywords or _uses_sandboxes(item)]
+    items = [item for item in session.items if _is_concerned(item)]
     if not items:
         return
     try:
         run = _get_run(session.config)
-        if session.config.option.collectonly:
+        if any(session.config.getoption(option, default=False) for option in _RUNS_NOTHING):
             for item in items:
                 run.requirement(item)
         else:
             run.prepare(items)
     except ConfigurationError as error:
+        _refuse(session.config, error)
+
+
+def _is_concerned(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
+    if "sandbox_backend" in fixtures or "sandbox_pool" in fixtures:
+        return True
+    # the keywords are quick to look at, but a directory's name is one, too
+    return "sandbox" in item.keywords and item.get_closest_marker("sandbox") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """End the run where a test module runs into a mistake of configuration, such as a malformed file of tasks."""
+    report = yield
+    call: pytest.CallInfo[Any] | None = getattr(report, "call", None)
+    if call is not None and call.excinfo is not None and isinstance(call.excinfo.value, ConfigurationError):
+        _refuse(collector.config, call.excinfo.value)
+    return report
+
+
+def _refuse(config: pytest.Config, error: ConfigurationError) -> NoReturn:
+    """End the run with one sentence and exit code 4. A worker of pytest-xdist has its controller do it."""
+    output = getattr(config, "workeroutput", None)
+    if output is None:
         raise pytest.UsageError(str(error)) from None
+    output[_REFUSAL] = str(error)
+    pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
 
 
-def _uses_sandboxes(item: pytest.Item) -> bool:
-    return "sandbox_backend" in getattr(item, "fixturenames", ()) or "sandbox_pool" in getattr(
-        item, "fixturenames", ()
-    )
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Say what a worker of pytest-xdist has refused."""
+    refusal = getattr(node, "workeroutput", {}).get(_REFUSAL)
+    if refusal is not None:
+        raise pytest.UsageError(refusal)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -134,6 +174,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Remember for the fixture's end whether its test has failed."""
     report = yield
+    if call.when == "setup":  # a test may be run again
+        item.stash[_failed] = False
     if report.failed and call.when != "teardown":
         item.stash[_failed] = True
     return report
@@ -187,10 +229,13 @@ def sandbox(request: pytest.FixtureRequest, sandbox_backend: str) -> Iterator[Sl
 
     run = _get_run(request.config)
     item = request.node
-    with run.lease(sandbox_backend, run.requirement(item), item.nodeid) as lease:
+    lease = run.lease(sandbox_backend, run.requirement(item), item.nodeid)
+    try:
         yield slots_of(lease)
         if run.settings.keep_failed and item.stash.get(_failed, False):
             run.keep(lease, item.nodeid)
+    finally:
+        run.release(lease)
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 from pytest_sandboxes.backends.base import Backend
 from pytest_sandboxes.errors import (
     AcquireTimeoutError,
     ConfigurationError,
     InfrastructureError,
+    LeaseClosedError,
     PoolClosedError,
     SandboxStartError,
 )
@@ -23,11 +25,14 @@ from pytest_sandboxes.pool_state import Plan, Shelf, Waiter
 from pytest_sandboxes.profiles import Profile
 from pytest_sandboxes.sandbox import Sandbox
 
+__tracebackhide__ = True  # a failing test shows its own line, not ours
+
 _WORKERS = 6  # threads that start and close sandboxes, neither of which takes much of this process's time
 _LOOK_AGAIN = 1.0  # seconds between looks of a waiter at whether anything progresses
 _BRIEF = 0.002  # seconds up to which a lease counts as not having waited
 
 Start = Callable[[Backend, Profile, IOThread], Sandbox]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,19 @@ class Statistics:
     idle: int = 0
     leased: int = 0
     waiting: int = 0
+
+
+def check_slots(profile: Profile, slots: int, holder: str) -> None:
+    """Raise `ConfigurationError` when a lease asks for more slots than there can ever be: one in each sandbox."""
+    if slots > profile.max_sandboxes:
+        raise ConfigurationError(
+            f"{profile.source('max_sandboxes')}: {holder or 'a lease'} asks for {slots} slots at once, and profile "
+            f"{profile.name!r} has max_sandboxes {profile.max_sandboxes}: raise it"
+        )
+
+
+def _run_is_over() -> PoolClosedError:
+    return PoolClosedError("the pool of sandboxes has been closed: the run is over")
 
 
 class _Place:
@@ -89,6 +107,7 @@ class Pool:
         self._lock = threading.Lock()
         self._places: dict[tuple[str, str], _Place] = {}
         self._homes: dict[Sandbox, _Place] = {}
+        self._gone: set[Sandbox] = set()
         self._owners: dict[Lease, tuple[_Place, Waiter[Sandbox]]] = {}
         self._counts = dict.fromkeys((field.name for field in fields(Statistics)), 0.0)
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="sandboxes-pool")
@@ -100,6 +119,8 @@ class Pool:
     def expect(self, backend: str, profile: Profile, leases: int) -> None:
         """So many leases are to come: have the first sandboxes started meanwhile."""
         with self._lock:
+            if self._closed:
+                return
             place = self._place(backend, profile)
             plan = place.shelf.expect(leases)
         self._carry_out(place, plan)
@@ -142,44 +163,45 @@ class Pool:
 
     def replace(self, lease: Lease, index: int) -> None:
         """Give one slot of a lease a fresh sandbox; the old one is given back first, so nothing holds and waits."""
-        old = lease.sandboxes[index]
+        old = lease.port(index)
         with self._lock:
+            if lease not in self._owners:
+                raise LeaseClosedError(f"the slot leased by {lease.holder} was given back while it was reset")
             place, owner = self._owners[lease]
             self._counts["resets"] += 1
-            plan = place.shelf.give_back([old])
-        self._carry_out(place, plan)
-        waiter, _ = self._obtain(old.backend, lease.profile, 1, lease.holder, urgent=True)
+        waiter, _ = self._obtain(old.backend, lease.profile, 1, lease.holder, instead_of=old)
         assert waiter.granted is not None
         (fresh,) = waiter.granted
         with self._lock:
-            place.shelf.leased[fresh] = owner
-        if lease.rebind(index, fresh) is None:
-            with self._lock:
-                plan = place.shelf.give_back([fresh])
-            self._carry_out(place, plan)
+            if fresh in place.shelf.leased:  # else the pool has been closed
+                place.shelf.leased[fresh] = owner
+        # the lease may have been released meanwhile, or the slot been given another sandbox
+        surplus = lease.rebind(index, fresh) or fresh
+        with self._lock:
+            plan = place.shelf.give_back([surplus])
+        self._carry_out(place, plan)
+        if not fresh.alive:  # lost when the lease did not have it yet
+            lease.record_loss(fresh, SandboxStartError(f"{fresh.name} was lost before it could be used"))
 
     def _obtain(
-        self, backend: str, profile: Profile, count: int, holder: str, *, urgent: bool = False
+        self, backend: str, profile: Profile, count: int, holder: str, *, instead_of: Sandbox | None = None
     ) -> tuple[Waiter[Sandbox], _Place]:
-        if count > profile.max_sandboxes:
-            raise ConfigurationError(
-                f"{profile.source('max_sandboxes')}: {holder or 'a lease'} asks for {count} slots at once, and profile "
-                f"{profile.name!r} has max_sandboxes {profile.max_sandboxes}: raise it"
-            )
+        check_slots(profile, count, holder)
         waiter: Waiter[Sandbox] = Waiter(count, holder)
         granted: Future[None] = Future()
         with self._lock:
             if self._closed:
-                raise PoolClosedError("the pool of sandboxes has been closed: the run is over")
+                raise _run_is_over()
             place = self._place(backend, profile)
             place.futures[waiter] = granted
-            plan = place.shelf.ask(waiter, urgent=urgent)
+            shelf = place.shelf
+            plan = shelf.ask(waiter) if instead_of is None else shelf.exchange(instead_of, waiter)
         self._carry_out(place, plan)
         asked = time.monotonic()
         try:
             while True:
                 try:
-                    granted.result(_LOOK_AGAIN)
+                    error = granted.exception(_LOOK_AGAIN)
                 except FutureTimeoutError:
                     with self._lock:
                         stuck = time.monotonic() - max(asked, place.progressed)
@@ -187,6 +209,8 @@ class Pool:
                             continue
                         message = self._describe_wait(place, waiter, stuck)
                     raise AcquireTimeoutError(message) from None
+                if error is not None:
+                    raise error.with_traceback(None)  # others who waited may have raised it before
                 return waiter, place
         except BaseException:
             with self._lock:
@@ -228,11 +252,23 @@ class Pool:
         for future, error in failed:
             future.set_exception(error)
         for _ in range(plan.start):
-            self._workers.submit(self._start, place)
+            self._in_background(self._start, place)
         for sandbox in plan.close:
-            self._workers.submit(self._close_sandbox, sandbox)
+            self._in_background(self._close_sandbox, sandbox)
+
+    def _in_background(self, chore: Callable[[_T], None], subject: _T) -> None:
+        try:
+            self._workers.submit(chore, subject)
+        except RuntimeError:
+            if not self._closed:
+                raise
+            chore(subject)  # `close` waits for the workers, and they take no more
 
     def _start(self, place: _Place) -> None:
+        with self._lock:
+            if self._closed:  # while this was in the queue
+                place.shelf.start_failed(_run_is_over(), final=True)
+                return
         try:
             sandbox = self._start_sandbox(place.backend, place.profile, self._io)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to learn of it
@@ -258,8 +294,9 @@ class Pool:
     def _lost(self, sandbox: Sandbox, error: Exception) -> None:
         with self._lock:
             place = self._homes.get(sandbox)
-            if place is None:
+            if place is None or sandbox in self._gone:
                 return
+            self._gone.add(sandbox)
             self._counts["replacements"] += 1
             waiter = place.shelf.leased.get(sandbox)
             lease = None if waiter is None else place.leases.get(waiter)
@@ -270,6 +307,7 @@ class Pool:
 
     def _close_sandbox(self, sandbox: Sandbox) -> None:
         with self._lock:
+            self._gone.discard(sandbox)
             if self._homes.pop(sandbox, None) is not None:
                 self._counts["sandbox_seconds"] += time.monotonic() - sandbox.started
         sandbox.close()
@@ -335,7 +373,7 @@ class Pool:
 
     def close(self) -> None:
         """End every sandbox and every thread of the pool. May be called twice."""
-        error = PoolClosedError("the pool of sandboxes has been closed: the run is over")
+        error = _run_is_over()
         with self._lock:
             if self._closed:
                 return

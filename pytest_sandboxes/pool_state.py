@@ -59,6 +59,8 @@ class Shelf(Generic[S]):
         self.waiting: deque[Waiter[S]] = deque()
         self.failures = 0
         """Starts that have failed in a row."""
+        self.discouraged = False
+        """Too many have: nothing is warmed up until somebody waits again."""
         self.closed = False
 
     def expect(self, leases: int) -> Plan[S]:
@@ -66,16 +68,26 @@ class Shelf(Generic[S]):
         self.expected += leases
         return self._settle(Plan())
 
-    def ask(self, waiter: Waiter[S], *, urgent: bool = False) -> Plan[S]:
-        """Queue a wish. An urgent one goes first: it belongs to a lease that must not wait behind others."""
+    def ask(self, waiter: Waiter[S]) -> Plan[S]:
+        """Queue a wish."""
         if waiter.count > self.maximum:
             raise ValueError(f"{waiter.count} slots are more than the {self.maximum} that there may be")
-        if urgent:
-            self.waiting.appendleft(waiter)
-        else:
-            self.waiting.append(waiter)
-            self.expected = max(0, self.expected - waiter.count)
+        self.discouraged = False
+        self.waiting.append(waiter)
+        self.expected = max(0, self.expected - waiter.count)
         return self._settle(Plan())
+
+    def exchange(self, sandbox: S, waiter: Waiter[S]) -> Plan[S]:
+        """One of a lease's sandboxes is used up, and its wish for another goes first.
+
+        Both at once, so that nobody gets in between: a lease that holds something must not wait behind others.
+        """
+        self.discouraged = False
+        plan: Plan[S] = Plan()
+        if self.leased.pop(sandbox, None) is not None:
+            plan.close.append(sandbox)
+        self.waiting.appendleft(waiter)
+        return self._settle(plan)
 
     def give_up(self, waiter: Waiter[S]) -> Plan[S]:
         """A wish is withdrawn; what it was granted meanwhile comes back."""
@@ -88,6 +100,7 @@ class Shelf(Generic[S]):
         """A start has succeeded."""
         self.starting -= 1
         self.failures = 0
+        self.discouraged = False
         if self.closed:
             return Plan(close=[sandbox])
         self.idle.append(sandbox)
@@ -102,7 +115,7 @@ class Shelf(Generic[S]):
             plan.failed = [(waiter, error) for waiter in self.waiting]
             self.waiting.clear()
             self.failures = 0
-            return plan  # nobody waits: no warming up until somebody does
+            self.discouraged = True
         return self._settle(plan)
 
     def give_back(self, sandboxes: list[S]) -> Plan[S]:
@@ -147,6 +160,8 @@ class Shelf(Generic[S]):
             plan.granted.append(waiter)
         demand = sum(waiter.count for waiter in self.waiting)
         warm = max(min(self.buffer, self.expected), self.minimum - len(self.leased) - demand)
+        if self.discouraged:
+            warm = 0
         missing = demand + warm - len(self.idle) - self.starting
         plan.start = max(0, min(missing, self.maximum - self.total))
         self.starting += plan.start

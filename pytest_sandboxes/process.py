@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from types import TracebackType
@@ -23,22 +23,28 @@ class _Lines:
     """Cuts bytes into lines, overlong ones into pieces."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
+        self._searched = 0
 
     def next(self) -> bytes | None:
-        cut = self._rest.find(b"\n", 0, _MAX_LINE) + 1
+        cut = self._rest.find(b"\n", self._searched, _MAX_LINE) + 1
         if not cut and len(self._rest) >= _MAX_LINE:
             cut = _MAX_LINE
         if not cut:
+            self._searched = len(self._rest)
             return None
-        line, self._rest = self._rest[:cut], self._rest[cut:]
-        return line
+        return self._cut(cut)
 
     def add(self, data: bytes) -> None:
         self._rest += data
 
     def flush(self) -> bytes:
-        line, self._rest = self._rest, b""
+        return self._cut(len(self._rest))
+
+    def _cut(self, size: int) -> bytes:
+        line = bytes(self._rest[:size])
+        del self._rest[:size]  # moves nothing: a piece may hold thousands of lines
+        self._searched = 0
         return line
 
 
@@ -108,9 +114,15 @@ class AsyncOutput:
 class _Running:
     """What both twins share."""
 
-    def __init__(self, pending: Pending[ExecResult]) -> None:
-        self._pending = pending
+    def __init__(self, started: Pending[ExecResult], on_use: Callable[[], object]) -> None:
+        self._started = started
+        self._on_use = on_use
         self._result: ExecResult | None = None
+
+    @property
+    def _pending(self) -> Pending[ExecResult]:
+        self._on_use()  # a process can outlive the test that started it, and meet its end in another one
+        return self._started
 
     def poll(self) -> int | None:
         """The return code, or None while the process runs."""
@@ -138,14 +150,16 @@ class _Running:
         return self._result
 
     def _discard(self) -> None:
-        self._pending.request.kill()
+        self._started.request.kill()  # whether there is anything left to kill concerns nobody
 
 
 class Process(_Running):
     """A running command. As a context manager it is killed at the end of the block."""
 
-    def __init__(self, pending: Pending[ExecResult], streams: tuple[Piped, Piped]) -> None:
-        super().__init__(pending)
+    def __init__(
+        self, pending: Pending[ExecResult], streams: tuple[Piped, Piped], on_use: Callable[[], object]
+    ) -> None:
+        super().__init__(pending, on_use)
         self.stdout = Output(streams[0])
         self.stderr = Output(streams[1])
         pending.request.started.result(_START_TIMEOUT)
@@ -188,15 +202,17 @@ class Process(_Running):
 class AsyncProcess(_Running):
     """The async twin of `Process`."""
 
-    def __init__(self, pending: Pending[ExecResult], streams: tuple[Piped, Piped]) -> None:
-        super().__init__(pending)
+    def __init__(
+        self, pending: Pending[ExecResult], streams: tuple[Piped, Piped], on_use: Callable[[], object]
+    ) -> None:
+        super().__init__(pending, on_use)
         self.stdout = AsyncOutput(streams[0])
         self.stderr = AsyncOutput(streams[1])
 
     async def started(self) -> AsyncProcess:
         """Wait for the start; raises what kept it from starting."""
         async with asyncio.timeout(_START_TIMEOUT):
-            await asyncio.shield(asyncio.wrap_future(self._pending.request.started))
+            await asyncio.wrap_future(self._pending.request.started)
         if self._pending.request.future.done():
             self._result = self._pending.convert(self._pending.request.future.result(0))
         return self
@@ -212,7 +228,7 @@ class AsyncProcess(_Running):
 
     async def wait(self) -> int:
         """See `Process.wait`; limit it with `asyncio.timeout`."""
-        await asyncio.shield(asyncio.wrap_future(self._pending.request.future))
+        await asyncio.wrap_future(self._pending.request.future)
         return self._finish().returncode
 
     async def __aenter__(self) -> AsyncProcess:
@@ -228,8 +244,8 @@ def _wait(
     future: Future[object] | Future[None] | Future[dict[str, object]], timeout: float | None, complaint: str
 ) -> None:
     try:
-        future.result(timeout)
+        error = future.exception(timeout)
     except FutureTimeoutError:
-        if future.done():
-            raise
         raise TimeoutError(f"{complaint} within {timeout} s") from None
+    if error is not None:
+        raise error.with_traceback(None)  # it may have been raised before, in another test

@@ -115,7 +115,7 @@ class FileBytes(bytes):
 
     truncated: bool
 
-    def __new__(cls, content: bytes = b"", *, truncated: bool = False) -> FileBytes:
+    def __new__(cls, content: bytes | bytearray = b"", *, truncated: bool = False) -> FileBytes:
         self = super().__new__(cls, content)
         self.truncated = truncated
         return self

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 
 import pytest
 
 from pytest_sandboxes import registry
 from pytest_sandboxes.backends.base import Backend, BackendOptions
-from pytest_sandboxes.errors import InfrastructureError
+from pytest_sandboxes.errors import InfrastructureError, SandboxesError
 from pytest_sandboxes.lease import Lease
 from pytest_sandboxes.markers import Requirement, Requirements, read_marker
-from pytest_sandboxes.pool import Pool
+from pytest_sandboxes.pool import Pool, check_slots
 from pytest_sandboxes.profiles import Profile, Profiles
+from pytest_sandboxes.reporting.attempts import Attempt
 from pytest_sandboxes.settings import Settings
 from pytest_sandboxes.slot import Slot
+
+__tracebackhide__ = True  # a failing test shows its own line, not ours
 
 FIXTURES = frozenset({"sandbox", "sandbox_factory", "sandbox_pool"})
 """Asking for one of these makes a test a sandbox test."""
@@ -42,18 +44,13 @@ class Run:
         options = BackendOptions(
             isolation=settings.isolation,
             best_effort=settings.enforcement == "best-effort",
-            survives=settings.keep_failed,
         )
         self.backends: dict[str, Backend] = {
             name: registry.make(name, options, custom) for name in settings.backends
         }
         self.pool = Pool(self.backends, start_attempts=1 + settings.infra_retries)
-        self.touched: dict[Lease, None] = {}
-        """Leases that were made or used since the current attempt at a test began."""
-        self.made: dict[Lease, None] = {}
-        """Those of them that were made."""
-        self.failures: list[InfrastructureError] = []
-        """Leases that could not be had since then."""
+        self.attempt = Attempt()
+        """What is leased, used and lost goes on the record of this attempt at a test."""
         self.notes: list[str] = []
         self.kept: list[str] = []
 
@@ -73,6 +70,7 @@ class Run:
             requirement = self.requirement(item)
             if FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
                 continue
+            check_slots(requirement.profile, requirement.slots, item.nodeid)
             backend = backend_of(item) or self.settings.backends[0]
             key = (backend, requirement.profile.digest)
             if key not in wanted:
@@ -83,45 +81,41 @@ class Run:
                     )
             leases = requirement.slots if "sandbox" in item.fixturenames else 0  # type: ignore[attr-defined]
             wanted[key] = (requirement.profile, leases + wanted.get(key, (None, 0))[1])
-        for backend in dict.fromkeys(backend for backend, _ in wanted):
-            self.backends[backend].check_machine()
+        for (backend, _), (profile, _) in wanted.items():
+            self.backends[backend].check_machine(profile)
         for (backend, _), (profile, leases) in wanted.items():
             self.pool.expect(backend, profile, leases)
 
     # -- leases
 
-    def begin_attempt(self) -> None:
-        """From here on, what is leased, used and lost belongs to a new attempt at a test."""
-        self.touched.clear()
-        self.made.clear()
-        self.failures.clear()
-
-    @contextmanager
-    def lease(self, backend: str, requirement: Requirement, holder: str) -> Iterator[Lease]:
-        """Lease slots for the block; losses and failures are on record whatever the block makes of them."""
+    def lease(self, backend: str, requirement: Requirement, holder: str) -> Lease:
+        """Lease slots, until `release`. Losses and failures are on record whatever a test makes of them."""
         try:
             lease = self.pool.lease(backend, requirement.profile, slots=requirement.slots, holder=holder)
         except InfrastructureError as error:
-            self.failures.append(error)
+            self.attempt.failures.append(error)
             raise
-        self.touched[lease] = self.made[lease] = None
-        lease.on_use = lambda: self.touched.setdefault(lease)
-        self._hook.pytest_sandboxes_leased(lease=lease)
+        self.attempt.made(lease)
+        lease.on_use = lambda: self.attempt.uses(lease)
         try:
-            yield lease
-        finally:
+            self._hook.pytest_sandboxes_leased(lease=lease)
+        except BaseException:
+            lease.release()
+            raise
+        return lease
+
+    def release(self, lease: Lease) -> None:
+        """Give the slots of a lease back."""
+        try:
             self._hook.pytest_sandboxes_released(lease=lease)
+        finally:
             lease.release()
 
-    @contextmanager
-    def factory(
-        self, backend: str, holder: str, arguments: Mapping[str, object]
-    ) -> Iterator[Slot | tuple[Slot, ...]]:
-        """What a call of `sandbox_factory` opens."""
+    def factory(self, backend: str, holder: str, arguments: Mapping[str, object]) -> LeasedForBlock:
+        """What a call of `sandbox_factory` returns. Raises `ConfigurationError` when its arguments are wrong."""
         requirement = self._requirements.resolve(read_marker(arguments, (), f"sandbox_factory in {holder}"))
         self.backends[backend].check(requirement.profile)
-        with self.lease(backend, requirement, holder) as lease:
-            yield slots_of(lease)
+        return LeasedForBlock(self, backend, requirement, holder)
 
     def keep(self, lease: Lease, nodeid: str) -> None:
         """Let the sandboxes of a failed test live on for a while, and say how to enter and to end them."""
@@ -129,7 +123,7 @@ class Run:
             return
         try:
             commands = self.pool.keep(lease, KEEP_SECONDS)
-        except (InfrastructureError, NotImplementedError) as error:
+        except (SandboxesError, TimeoutError, NotImplementedError) as error:
             self.kept.append(f"{nodeid}: not kept: {error}")
             return
         for enter, end in commands:
@@ -138,6 +132,26 @@ class Run:
     def close(self) -> None:
         """End everything. May be called twice."""
         self.pool.close()
+
+
+class LeasedForBlock:
+    """Slots for the length of a `with` block, which is when they are waited for.
+
+    No generator, because its machinery would show in the traceback of each test that gets none.
+    """
+
+    def __init__(self, run: Run, backend: str, requirement: Requirement, holder: str) -> None:
+        self._run = run
+        self._wish = backend, requirement, holder
+        self._leases: list[Lease] = []
+
+    def __enter__(self) -> Slot | tuple[Slot, ...]:
+        lease = self._run.lease(*self._wish)
+        self._leases.append(lease)
+        return slots_of(lease)
+
+    def __exit__(self, *_: object) -> None:
+        self._run.release(self._leases.pop())
 
 
 def backend_of(item: pytest.Item) -> str | None:

@@ -22,6 +22,8 @@ from pytest_sandboxes.io_thread import IOThread
 from pytest_sandboxes.profiles import Profile
 from pytest_sandboxes.streams import Sink
 
+__tracebackhide__ = True  # a failing test shows its own line, not ours
+
 START_TIMEOUT = 30.0
 """Seconds from launch to an agent that has answered."""
 
@@ -75,7 +77,6 @@ class Sandbox:
                     "heartbeat_deadline": HEARTBEAT_DEADLINE,
                     "process_limit": setup.process_limit,
                     "sacrifice_children": setup.sacrifice_children,
-                    "die_with_parent": setup.die_with_parent,
                 },
                 timeout=START_TIMEOUT,
             ).future.result(START_TIMEOUT)

@@ -86,7 +86,7 @@ class _Requests:
     ) -> tuple[Pending[ExecResult], tuple[Piped, Piped]]:
         words = operations.command_arguments(argv)
         self._lease.count_exec()
-        streams = (Piped(), Piped())
+        streams = (Piped(self._lease.on_use), Piped(self._lease.on_use))
         timeout = None if timeout == math.inf else timeout
         pending = operations.start(
             self._port,
@@ -161,7 +161,7 @@ class Slot(_Requests):
         for `exec`.
         """
         pending, streams = self._popen(argv, env, cwd, timeout)
-        return Process(pending, streams)
+        return Process(pending, streams, self._lease.on_use)
 
     def read_bytes(self, path: Text, *, max_bytes: int | None = None) -> FileBytes:
         """Content of a file; `truncated` tells whether it was cut at `max_bytes`.
@@ -276,7 +276,7 @@ class AsyncSlot(_Requests):
     ) -> AsyncProcess:
         """See `Slot.popen`."""
         pending, streams = self._popen(argv, env, cwd, timeout)
-        return await AsyncProcess(pending, streams).started()
+        return await AsyncProcess(pending, streams, self._lease.on_use).started()
 
     async def read_bytes(self, path: Text, *, max_bytes: int | None = None) -> FileBytes:
         """See `Slot.read_bytes`."""

@@ -25,12 +25,12 @@ class _Reader:
 
     def __init__(self, stream: Piped) -> None:
         self._stream = stream
-        self._rest = b""
+        self._rest = memoryview(b"")
 
     def read(self, size: int, /) -> bytes:
         if not self._rest:
-            self._rest = self._stream.read(FILE_TIMEOUT)
-        data, self._rest = self._rest[:size], self._rest[size:]
+            self._rest = memoryview(self._stream.read(FILE_TIMEOUT))
+        data, self._rest = bytes(self._rest[:size]), self._rest[size:]
         return data
 
 

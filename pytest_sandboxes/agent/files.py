@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 18
 _MAX_DEPTH = 500  # one descriptor is open per level
+_MAX_PATH = 4096  # what code builds beyond by relative steps, no path can name, and no message of ours has room for
 _TYPES = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -33,7 +34,7 @@ _TYPES = {
 
 def _kernel_devices() -> frozenset[int]:
     found = set()
-    for path in ("/proc", "/sys", "/sys/fs/cgroup"):
+    for path in ("/proc", "/proc/sys", "/sys", "/sys/fs/cgroup"):
         try:
             found.add(os.stat(path).st_dev)
         except OSError:
@@ -64,6 +65,14 @@ def open_regular(path: bytes, flags: int, mode: int = 0o644, dir_fd: int | None 
     return fd
 
 
+def _make_parents(path: bytes) -> None:
+    parent = os.path.dirname(path)
+    try:
+        os.makedirs(parent or b".", exist_ok=True)
+    except FileExistsError:  # and is no directory, which `open` would put like this
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), parent) from None
+
+
 def _put(data: bytes) -> None:
     tree.write_all(1, data)
 
@@ -83,9 +92,7 @@ def read_file(path: bytes, limit: int) -> dict[str, object]:
 
 def write_file(path: bytes, mode: int | None) -> dict[str, object]:
     """Write what comes in to a file, making its parents; `mode` is set whatever the umask says."""
-    parent = os.path.dirname(path)
-    if parent:
-        os.makedirs(parent, exist_ok=True)
+    _make_parents(path)
     # not O_TRUNC: what turns out to be no regular file must stay as it is
     fd = open_regular(path, os.O_WRONLY | os.O_CREAT)
     os.ftruncate(fd, 0)
@@ -109,6 +116,8 @@ class Walk:
         self._left = limit
         self.truncated = False
         """There were more entries than the limit, or deeper ones than can be walked."""
+        self.closed: list[bytes] = []
+        """Directories that could not be read."""
 
     def __iter__(self) -> Iterator[tuple[bytes, os.stat_result, int]]:
         """Yield (path below the top, its lstat, descriptor of its directory); the descriptor is the walk's own."""
@@ -130,8 +139,11 @@ class Walk:
                 for _, open_fd, _ in stack:
                     os.close(open_fd)
                 return
-            self._left -= 1
             path = prefix + name
+            if len(path) > _MAX_PATH:
+                self.truncated = True
+                continue
+            self._left -= 1
             yield path, status, fd
             if self._recursive and stat.S_ISDIR(status.st_mode):
                 if len(stack) >= _MAX_DEPTH:
@@ -142,6 +154,7 @@ class Walk:
                         name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
                     )
                 except OSError:
+                    self.closed.append(path)
                     continue
                 stack.append((path + b"/", below, _names(below)))
 
@@ -215,20 +228,21 @@ def send_tree(path: bytes, limit: int) -> dict[str, object]:
             except OSError:
                 pass  # unreadable, or something else by now
         if content is None:
-            tree.write_skipped(_put, name, _TYPES.get(stat.S_IFMT(status.st_mode), "device"))
+            kind = _TYPES.get(stat.S_IFMT(status.st_mode), "device")
+            tree.write_skipped(_put, name, "unreadable" if kind == "file" else kind)
             continue
         try:
             tree.write_file(_put, name, mode, content)
         finally:
             os.close(content)
+    for name in walk.closed:
+        tree.write_skipped(_put, name, "unreadable")
     return {"truncated": walk.truncated}
 
 
 def receive_tree(path: bytes) -> dict[str, object]:
     """Make the tree that comes in at `path`: over what is there, through no link below it."""
-    parent = os.path.dirname(path)
-    if parent:
-        os.makedirs(parent, exist_ok=True)
+    _make_parents(path)
     return {"size": tree.extract(_StandardInput(), path, 1 << 62, 1 << 31).size}
 
 
@@ -246,6 +260,8 @@ def archive(path: bytes, kind: str, limit: int) -> dict[str, object]:
         walk = Walk(path, True, limit)
         for name, status, dir_fd in walk:
             add(name, status, dir_fd, name.rsplit(b"/", 1)[-1])
+        if walk.closed:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), walk.closed[0])
         truncated = walk.truncated
     else:
         dir_fd = os.open(os.path.dirname(path) or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -294,8 +310,8 @@ def _zip_writer(
     writer = zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED)
 
     def add(path: bytes, status: os.stat_result, dir_fd: int, name: bytes) -> None:
-        # zip has no dates before 1980, and no notion of names that are not text
-        when = max(time.gmtime(status.st_mtime)[:6], (1980, 1, 1, 0, 0, 0))
+        # zip has no dates but from 1980 to 2107, and no notion of names that are not text
+        when = time.gmtime(min(max(status.st_mtime, 315532800), 4354819198))[:6]
         text = path.decode("utf-8", "backslashreplace")
         member = zipfile.ZipInfo(text + ("/" if stat.S_ISDIR(status.st_mode) else ""), when)
         member.external_attr = (status.st_mode & 0xFFFF) << 16

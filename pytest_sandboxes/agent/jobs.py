@@ -189,17 +189,23 @@ class Report:
 
 
 class Pipes:
-    """The pipes between a job and the agent; `child` is the job's descriptors 0, 1 and 2."""
+    """The pipes between a job and the agent; `child` is the job's descriptors 0, 1 and 2.
 
-    def __init__(self, null: int, stdin: bool) -> None:
+    `report`: there is one more, on which a supervisor or a file worker says how it goes.
+    """
+
+    def __init__(self, null: int, stdin: bool, report: bool) -> None:
         self._null = null
         self.stdin_write: int | None = None
+        self.report_read: int | None = None
+        self.report_write = null
         stdin_read = null
         if stdin:
             stdin_read, self.stdin_write = os.pipe()
         self.stdout_read, self._stdout_write = os.pipe()
         self.stderr_read, self._stderr_write = os.pipe()
-        self.report_read, self.report_write = os.pipe()
+        if report:
+            self.report_read, self.report_write = os.pipe()
         self.child = (stdin_read, self._stdout_write, self._stderr_write)
 
     def close_child_side(self) -> None:
@@ -240,6 +246,7 @@ class Job:
         "started",
         "stdin",
         "timed_out",
+        "victims",
     )
 
     def __init__(self, request: int, kind: str, pid: int, timeout: float | None) -> None:
@@ -258,6 +265,8 @@ class Job:
         self.timed_out = False
         self.late = 0.0
         self.announced = False
+        self.victims: set[int] = set()
+        """Processes that were killed below its supervisor."""
 
     def connect(self, pipes: Pipes, limit: int, link: Link, poller: Poller) -> None:
         """Take the agent's ends of the pipes; forward at most `limit` bytes of each output."""
@@ -270,7 +279,8 @@ class Job:
         if pipes.stdin_write is not None:
             self.stdin = Input(pipes.stdin_write, self.request, link, poller)
         pipes.close_child_side()
-        self.report = Report(pipes.report_read, poller)
+        if pipes.report_read is not None:
+            self.report = Report(pipes.report_read, poller)
 
     def end(self, outcome: dict[str, object]) -> None:
         """What the job came to; the first to say so counts."""

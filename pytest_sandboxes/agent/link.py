@@ -51,6 +51,8 @@ class Link:
         self._receive = receive
         self._lost = lost
         self._reader = wire.FrameReader()
+        # read into one buffer: a new one of this size for each read would cost three calls of the kernel
+        self._inbox = memoryview(bytearray(_READ))
         self._queue = bytearray()
         self._blocked = False
         os.set_blocking(fd, False)
@@ -82,19 +84,20 @@ class Link:
 
     def close(self) -> None:
         """Let go of the stream; what is sent from now on goes nowhere."""
-        self._poller.unwatch(self._fd)
-        os.close(self._fd)
-        self._fd = -1
+        if self._fd >= 0:
+            self._poller.unwatch(self._fd)
+            os.close(self._fd)
+            self._fd = -1
 
     def _readable(self) -> None:
         try:
-            data = os.read(self._fd, _READ)
+            size = os.readv(self._fd, (self._inbox,))
         except BlockingIOError:
             return  # woken by POLLOUT: the loop flushes before it waits again
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._lost()
             return
-        for kind, request, payload in self._reader.feed(data):
+        for kind, request, payload in self._reader.feed(self._inbox[:size]):
             self._receive(kind, request, payload)

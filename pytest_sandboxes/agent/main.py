@@ -37,6 +37,7 @@ class Agent:
         self._sacrifice_children = False
         self._kept_until = 0.0
         self._paused_at: float | None = None
+        self._controller = -1
         self._is_first = os.getpid() == 1
         channel = self._take_channel()
         wakeup_read, wakeup_write = os.pipe()
@@ -44,10 +45,14 @@ class Agent:
         os.set_blocking(wakeup_write, False)
         self._wakeup = wakeup_read
         self._poller.watch(wakeup_read, select.POLLIN, self._children_changed)
+        # Python's own handler would let code in the sandbox interrupt us; without one, the kernel keeps signals from
+        # process 1
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         # a handler has to be there for the wake-up descriptor to be written
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
         self._heard = time.monotonic()
+        self._next_look = 0.0
         self._link = Link(channel, self._poller, self._received, self._controller_gone)
 
     def _take_channel(self) -> int:
@@ -58,6 +63,10 @@ class Agent:
             except OSError:
                 os.open("/dev/null", os.O_RDWR)
         channel = os.dup(0)
+        if os.readlink("/proc/self/fd/1") == "anon_inode:[pidfd]":
+            # the controller's process: streams can be held open by its forks, which this tells apart
+            self._controller = os.dup(1)
+            self._poller.watch(self._controller, select.POLLIN, self._controller_gone)
         self._null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 3):
             os.dup2(self._null, fd, inheritable=fd < 3)
@@ -116,10 +125,10 @@ class Agent:
                     job.deadline += lost
 
     def _controller_gone(self) -> None:
-        if time.monotonic() < self._kept_until:
-            self._link.close()
-            return
-        self._exit()
+        if time.monotonic() >= self._kept_until:
+            self._exit()
+        self._poller.unwatch(self._controller)
+        self._link.close()
 
     def _exit(self) -> NoReturn:
         """End at once. As the first process of a namespace we take everything in it along."""
@@ -154,9 +163,8 @@ class Agent:
             resource.setrlimit(resource.RLIMIT_NPROC, (processes_limit, processes_limit))
         if not self._is_first:
             processes.adopt_orphans()
-            if message["die_with_parent"]:
-                processes.die_with_parent()
         processes.forbid_tracing()
+        processes.take_short_turns()
         os.dup2(self._null, 2)  # what the launcher prints has been printed
         os.umask(0o022)
         self._answer(request, {"pid": os.getpid()})
@@ -181,7 +189,7 @@ class Agent:
         # to live on, get a supervisor that keeps their descendants together.
         if kind == "exec" and any(job.kind != "file" for job in self._jobs.values()):
             kind = "supervised"
-        pipes = Pipes(self._null, message["stdin"])
+        pipes = Pipes(self._null, message["stdin"], kind != "exec")
         try:
             command = spawn.Command(message["argv"], environment, cwd, pipes.child)
             pid = command.start() if kind == "exec" else spawn.supervised(command, pipes.report_write)
@@ -205,7 +213,7 @@ class Agent:
             "receive": lambda: files.receive_tree(path),
             "archive": lambda: files.archive(path, message["format"], message["entries"]),
         }
-        pipes = Pipes(self._null, message["stdin"])
+        pipes = Pipes(self._null, message["stdin"], True)
         try:
             stdin, stdout, _ = pipes.child
             pid = spawn.worker(tasks[message["action"]], (stdin, stdout, self._null), pipes.report_write)
@@ -254,7 +262,7 @@ class Agent:
             if not job.reaped:
                 processes.send_signal(job.pid, signal.SIGKILL)
         elif job.kind != "exec" and not job.reaped:
-            processes.kill_descendants(job.pid)
+            job.victims |= processes.kill_descendants(job.pid)
             processes.send_signal(job.pid, signal.SIGKILL)
         elif job.kind == "exec" or not any(other.kind == "exec" for other in self._jobs.values()):
             # what has no supervisor, or has killed its own, is all that is nobody else's
@@ -266,24 +274,30 @@ class Agent:
 
     def _is_gone(self, job: Job) -> bool:
         """None of the job's processes is left."""
-        if job.kind != "exec":
+        if not job.reaped or job.kind == "file":
             return job.reaped
+        if job.kind != "exec" and any(other.kind == "exec" for other in self._jobs.values()):
+            # what has escaped its supervisor cannot be told from what is that other's, and ends with it
+            self._reap()
+            return not any(processes.exists(victim) for victim in job.victims)
         others = self._others(job)
         return not (processes.descendants(os.getpid(), others) if others else self._reap())
 
     def _advance(self, job: Job) -> None:
         """Take a job towards its end as far as it goes now."""
-        if job.outcome is None:
-            if not job.find_outcome():
-                return
-            if job.kind in ("supervised", "popen") or not self._is_gone(job):
-                self._kill(job)  # what it has left running
+        if job.kind == "file" and job.outputs[0].cut:
+            self._kill(job)  # the rest, perhaps the zeros of a huge sparse file, is for nobody
+        if not job.find_outcome():
+            return
         if job.announced:
             if job.closed():
                 self._forget(job)
             return
+        gone = self._is_gone(job)
+        if not gone:
+            self._kill(job)  # what it has left running
         # what has been killed runs no code any more, even where the kernel takes its time to bury it
-        if (self._is_gone(job) or job.overdue()) and (job.kind == "popen" or job.drained()):
+        if (gone or job.overdue()) and (job.kind == "popen" or job.drained()):
             job.announced = True
             self._answer(job.request, job.result())
             if job.kind != "popen":
@@ -298,6 +312,11 @@ class Agent:
         now = time.monotonic()
         if now - self._heard > self._heartbeat_deadline:
             self._exit()
+        if now >= self._next_look:
+            self._next_look = now + _TICK
+            for job in self._jobs.values():
+                if job.kind == "file" and not job.reaped:  # code of the same user may have stopped it
+                    processes.send_signal(job.pid, signal.SIGCONT)
         wait = _TICK
         for job in list(self._jobs.values()):
             self._advance(job)

@@ -15,7 +15,9 @@ else:
     import _signal as signal
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)  # CPython ignores these, and ignoring is inherited
+# CPython ignores SIGPIPE and SIGXFSZ, and ignoring is inherited. All of them, because the C library asks the kernel about
+# each signal that it is not told to restore.
+_RESTORED = tuple(signal.valid_signals())
 _REPORT_FD = 3
 RESERVED_FDS = 4
 """Descriptors 0 to 3 are never used for anything else in the agent, so that a child can arrange its own there."""
@@ -51,8 +53,10 @@ class Command:
             return self._spawn(program)
         denied = False
         for directory in self.env.get(b"PATH", _DEFAULT_PATH.encode()).split(b":"):
+            path = os.path.join(directory or b".", program)
             try:
-                return self._spawn(os.path.join(directory or b".", program))
+                os.stat(path)  # an attempt to start what is not there would cost thirty times as much
+                return self._spawn(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except PermissionError:

@@ -212,7 +212,10 @@ def _descend(root: int, parts: list[bytes]) -> int:
 def _create(parent: int | None, name: bytes, mode: int) -> int:
     # what is there may be a link or a FIFO: it goes, and the new file is one that nothing else names
     try:
-        if parent is not None or stat.S_ISREG(os.lstat(name).st_mode):
+        there = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+        if stat.S_ISDIR(there):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+        if parent is not None or stat.S_ISREG(there):
             os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
         pass

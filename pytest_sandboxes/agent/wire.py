@@ -8,6 +8,15 @@ Decoding is strict: every length is checked against what is there, and nesting i
 
 from __future__ import annotations
 
+TYPE_CHECKING = False  # `typing` is not worth its import time in a sandbox
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    _ByType = dict[type, Callable[[Any], bytes]]
+else:
+    _ByType = dict
+
 HEADER_SIZE = 9
 MAX_PAYLOAD = 1 << 18
 """Bytes of payload in one frame, at most: small enough that another request never waits long behind one."""
@@ -24,7 +33,9 @@ REQUEST, STDIN, STDIN_END, CREDIT, KILL, PING, PAUSE, RESUME = range(1, 9)
 HELLO, STDOUT, STDERR, STARTED, RESULT, STDIN_CREDIT, PONG = range(17, 24)
 
 _MAX_DEPTH = 8
+_MAX_NAMES = 100
 _INT_LIMIT = 1 << 63
+_CONSTANTS = {0x4E: None, 0x54: True, 0x46: False}  # N, T, F
 
 
 class ProtocolError(ValueError):
@@ -42,7 +53,7 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
+    def feed(self, data: bytes | memoryview) -> list[tuple[int, int, bytes]]:
         """Add `data`; return every frame that is now whole as (type, request id, payload).
 
         Raises `ProtocolError` for a frame larger than `MAX_PAYLOAD`, before any of it is kept.
@@ -51,16 +62,17 @@ class FrameReader:
         buffer += data
         frames = []
         start, end = 0, len(buffer)
-        while end - start >= HEADER_SIZE:
-            size = int.from_bytes(buffer[start : start + 4], "big")
-            if size > MAX_PAYLOAD:
-                raise ProtocolError(f"frame of {size} bytes")
-            stop = start + HEADER_SIZE + size
-            if stop > end:
-                break
-            request = int.from_bytes(buffer[start + 5 : start + 9], "big")
-            frames.append((buffer[start + 4], request, bytes(buffer[start + HEADER_SIZE : stop])))
-            start = stop
+        with memoryview(buffer) as view:  # slices of it are no copies
+            while end - start >= HEADER_SIZE:
+                size = int.from_bytes(view[start : start + 4], "big")
+                if size > MAX_PAYLOAD:
+                    raise ProtocolError(f"frame of {size} bytes")
+                stop = start + HEADER_SIZE + size
+                if stop > end:
+                    break
+                request = int.from_bytes(view[start + 5 : start + 9], "big")
+                frames.append((view[start + 4], request, bytes(view[start + HEADER_SIZE : stop])))
+                start = stop
         if start:
             del buffer[:start]
         return frames
@@ -68,43 +80,80 @@ class FrameReader:
 
 def encode(value: object) -> bytes:
     """`value` as bytes. Raises TypeError for a type that the codec does not know, ValueError for a huge int."""
-    parts: list[bytes] = []
-    _encode(value, parts)
+    return _ENCODERS[type(value)](value)
+
+
+def _encode_int(value: int) -> bytes:
+    if not -_INT_LIMIT <= value < _INT_LIMIT:
+        raise ValueError("integer beyond 64 bits")
+    return b"i" + value.to_bytes(8, "big", signed=True)
+
+
+def _encode_float(value: float) -> bytes:
+    text = float.__repr__(value).encode()
+    return b"d" + bytes((len(text),)) + text
+
+
+def _encode_text(value: str) -> bytes:
+    text = value.encode()
+    return b"s" + len(text).to_bytes(4, "big") + text
+
+
+def _encode_bytes(value: bytes) -> bytes:
+    return b"b" + len(value).to_bytes(4, "big") + value
+
+
+def _encode_list(value: list[object]) -> bytes:
+    items = [_ENCODERS[type(item)](item) for item in value]
+    return b"l" + len(value).to_bytes(4, "big") + b"".join(items)
+
+
+def _encode_dict(value: dict[str, object]) -> bytes:
+    parts = [b"m" + len(value).to_bytes(4, "big")]
+    for key, item in value.items():
+        parts.append(_names.get(key) or _encode_name(key))
+        parts.append(_ENCODERS[type(item)](item))
     return b"".join(parts)
 
 
-def _encode(value: object, parts: list[bytes]) -> None:
-    if value is None:
-        parts.append(b"N")
-    elif value is True:
-        parts.append(b"T")
-    elif value is False:
-        parts.append(b"F")
-    elif isinstance(value, int):
-        if not -_INT_LIMIT <= value < _INT_LIMIT:
-            raise ValueError("integer beyond 64 bits")
-        parts.append(b"i" + value.to_bytes(8, "big", signed=True))
-    elif isinstance(value, float):
-        text = repr(value).encode()
-        parts.append(b"d" + bytes((len(text),)) + text)
-    elif isinstance(value, str):
-        text = value.encode()
-        parts.append(b"s" + len(text).to_bytes(4, "big") + text)
-    elif isinstance(value, (bytes, bytearray, memoryview)):
-        parts.append(b"b" + len(value).to_bytes(4, "big") + bytes(value))
-    elif isinstance(value, (list, tuple)):
-        parts.append(b"l" + len(value).to_bytes(4, "big"))
-        for item in value:
-            _encode(item, parts)
-    elif isinstance(value, dict):
-        parts.append(b"m" + len(value).to_bytes(4, "big"))
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError("keys are str, not " + type(key).__name__)
-            _encode(key, parts)
-            _encode(item, parts)
-    else:
-        raise TypeError("cannot encode " + type(value).__name__)
+def _encode_name(key: str) -> bytes:
+    if not isinstance(key, str):
+        raise TypeError("keys are str, not " + type(key).__name__)
+    name = _encode_text(key)
+    if len(_names) < _MAX_NAMES:
+        _names[key] = name
+    return name
+
+
+_names: dict[str, bytes] = {}
+"""Encoded keys: messages have the same few, again and again."""
+
+
+class _Encoders(_ByType):
+    """How to encode values of each type, and of those derived from it."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], bytes]:
+        for base in kind.__mro__:
+            if base in self:
+                return self[base]
+        raise TypeError("cannot encode " + kind.__name__)
+
+
+_ENCODERS = _Encoders(
+    {
+        type(None): lambda _: b"N",
+        bool: lambda value: b"T" if value else b"F",
+        int: _encode_int,
+        float: _encode_float,
+        str: _encode_text,
+        bytes: _encode_bytes,
+        bytearray: _encode_bytes,
+        memoryview: _encode_bytes,
+        list: _encode_list,
+        tuple: _encode_list,
+        dict: _encode_dict,
+    }
+)
 
 
 def decode(data: bytes) -> object:
@@ -126,49 +175,60 @@ def decode_dict(data: bytes) -> dict[str, object]:
     return value
 
 
-def _take(data: bytes, start: int, size: int) -> bytes:
-    piece = data[start : start + size]
-    if len(piece) != size:
-        raise ProtocolError("value cut short")
-    return piece
-
-
 def _decode(data: bytes, at: int, depth: int) -> tuple[object, int]:
-    if depth > _MAX_DEPTH:
-        raise ProtocolError("nested too deep")
+    """The value at `at` and where it ends, in few steps: this is where most of a message's time goes."""
     tag = data[at]
     at += 1
-    if tag == 0x4E:  # N
-        return None, at
-    if tag == 0x54:  # T
-        return True, at
-    if tag == 0x46:  # F
-        return False, at
+    if tag in _CONSTANTS:
+        return _CONSTANTS[tag], at
     if tag == 0x69:  # i
-        return int.from_bytes(_take(data, at, 8), "big", signed=True), at + 8
+        end = at + 8
+        if end > len(data):
+            raise ProtocolError("value cut short")
+        return int.from_bytes(data[at:end], "big", signed=True), end
     if tag == 0x64:  # d
-        size = data[at]
-        return float(_take(data, at + 1, size)), at + 1 + size
-    size = int.from_bytes(_take(data, at, 4), "big")
-    at += 4
+        end = at + 1 + data[at]
+        if end > len(data):
+            raise ProtocolError("value cut short")
+        return float(data[at + 1 : end]), end
+    start = at + 4
+    size = int.from_bytes(data[at:start], "big")
+    end = start + size
+    if end > len(data):  # for a list and a dict too: every item takes at least one byte
+        raise ProtocolError("value cut short")
     if tag == 0x73:  # s
-        return _take(data, at, size).decode(), at + size
+        return data[start:end].decode(), end
     if tag == 0x62:  # b
-        return _take(data, at, size), at + size
-    if size > len(data) - at:  # every item takes at least one byte
-        raise ProtocolError("more items than bytes")
+        return data[start:end], end
+    if depth > _MAX_DEPTH:
+        raise ProtocolError("nested too deep")
     if tag == 0x6C:  # l
-        items = []
-        for _ in range(size):
-            item, at = _decode(data, at, depth + 1)
-            items.append(item)
-        return items, at
+        return _decode_list(data, start, size, depth + 1)
     if tag == 0x6D:  # m
-        mapping = {}
-        for _ in range(size):
-            key, at = _decode(data, at, depth + 1)
-            if not isinstance(key, str) or key in mapping:
-                raise ProtocolError("bad key")
-            mapping[key], at = _decode(data, at, depth + 1)
-        return mapping, at
+        return _decode_dict(data, start, size, depth + 1)
     raise ProtocolError(f"unknown tag {tag}")
+
+
+def _decode_list(data: bytes, at: int, size: int, depth: int) -> tuple[list[object], int]:
+    items = []
+    for _ in range(size):
+        item, at = _decode(data, at, depth)
+        items.append(item)
+    return items, at
+
+
+def _decode_dict(data: bytes, at: int, size: int, depth: int) -> tuple[dict[str, object], int]:
+    mapping: dict[str, object] = {}
+    for _ in range(size):
+        start = at + 5
+        end = start + int.from_bytes(data[at + 1 : start], "big")
+        key = data[start:end].decode()
+        if data[at] != 0x73 or key in mapping:
+            raise ProtocolError("bad key")
+        # there is something behind the key, or the key has been cut short
+        tag = data[end]
+        if tag in _CONSTANTS:
+            mapping[key], at = _CONSTANTS[tag], end + 1
+        else:
+            mapping[key], at = _decode(data, end, depth)
+    return mapping, at

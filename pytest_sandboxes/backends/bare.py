@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_sandboxes.backends.base import AgentSetup, Launched
 from pytest_sandboxes.backends.bubblewrap import Interpreter
-from pytest_sandboxes.backends.children import END_TIMEOUT, complaint_of, disown, reap
+from pytest_sandboxes.backends.children import END_TIMEOUT, complaint_of, disown, own_pidfd, reap
 from pytest_sandboxes.backends.ownership import Claim, remove_tree, sweep
 from pytest_sandboxes.payload import bootstrap, payload
 
@@ -60,18 +60,18 @@ def sweep_scratch() -> None:
     sweep(Path(tempfile.gettempdir()), _PREFIX, remove_tree)
 
 
-def launch(*, die_with_parent: bool) -> Bare:
+def launch() -> Bare:
     """Start an agent without isolation. Raises OSError when there is no room for its directory."""
     scratch = Claim(Path(tempfile.mkdtemp(prefix=_PREFIX)))
     folders = {name: str(scratch.path / name) for name in ("workspace", "home", "tmp")}
     interpreter = Interpreter.current()
     no_environment: dict[str, str] = {}
     ours, theirs = socket.socketpair()
-    with theirs:
+    with theirs, own_pidfd() as controller:
         process = subprocess.Popen(
             [interpreter.executable, "-I", "-S", "-E", "-c", bootstrap(same_interpreter=True)],
             stdin=theirs.fileno(),
-            stdout=subprocess.DEVNULL,
+            stdout=controller,
             stderr=subprocess.PIPE,
             cwd="/",
             env=no_environment,
@@ -86,6 +86,5 @@ def launch(*, die_with_parent: bool) -> Bare:
             "LANG": "C.UTF-8",
         },
         directories=tuple(folders.values()),
-        die_with_parent=die_with_parent,
     )
     return Bare(ours, setup, process, scratch)

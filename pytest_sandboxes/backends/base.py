@@ -24,8 +24,6 @@ class AgentSetup:
     """Most processes and threads, 0 for no limit of the agent's own."""
     sacrifice_children: bool = False
     """When memory runs out, commands are to be killed before the agent."""
-    die_with_parent: bool = False
-    """The agent has to ask for its death with the launching thread by itself: no launcher has done it."""
 
 
 class Launched(ABC):
@@ -70,8 +68,8 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def check_machine(self) -> None:
-        """Check that sandboxes can be started here at all; raises `IsolationUnavailableError` with the remedies."""
+    def check_machine(self, profile: Profile) -> None:
+        """Check that sandboxes of `profile` start here at all; raises `IsolationUnavailableError` with the remedies."""
 
     @abstractmethod
     def launch(self, profile: Profile) -> Launched:
@@ -90,5 +88,3 @@ class BackendOptions:
     """`none` gives up isolation for trusted code; otherwise the profile decides."""
     best_effort: bool = False
     """Promises that cannot be kept are dropped instead of refused."""
-    survives: bool = False
-    """Sandboxes may have to outlive this process, if it says so before its end."""

@@ -119,7 +119,6 @@ def arguments(
     workspace: str,
     disk_megabytes: int,
     *,
-    die_with_parent: bool,
     descriptors: dict[str, int],
     etc_descriptors: dict[str, int],
 ) -> list[str]:
@@ -128,8 +127,6 @@ def arguments(
     words = ["bwrap", "--unshare-user", "--disable-userns", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
     words += ["--unshare-cgroup-try", "--unshare-net", "--as-pid-1", "--new-session", "--clearenv"]
     words += ["--cap-drop", "ALL", "--uid", str(_UID), "--gid", str(_UID), "--hostname", "sandbox"]
-    if die_with_parent:
-        words.append("--die-with-parent")
     words += ["--ro-bind", "/usr", "/usr"]
     for path in _SYSTEM_LINKS:
         if os.path.islink(path):
@@ -142,7 +139,11 @@ def arguments(
         words += ["--ro-bind-data", str(descriptor), path]
     if not Path(interpreter.prefix).is_relative_to("/usr"):
         words += ["--ro-bind", prefix_source, interpreter.prefix]
-    words += ["--proc", "/proc", "--dev", "/dev"]
+    # the settings of the sandbox's own namespaces, such as pid_max, would be the code's to change
+    words += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    for path in ("/proc/keys", "/proc/key-users"):  # they describe the keys of the user who runs this
+        if os.path.exists(path):
+            words += ["--ro-bind", "/dev/null", path]
     words += ["--size", str(SHM_MEGABYTES << 20), "--tmpfs", "/dev/shm"]  # noqa: S108
     words += ["--size", size, "--tmpfs", "/tmp", "--symlink", "/tmp", "/var/tmp"]  # noqa: S108
     words += ["--size", size, "--tmpfs", workspace]
@@ -156,12 +157,15 @@ def arguments(
 def explain(complaint: str) -> str | None:
     """What a failed bwrap's complaint means, if it is about this machine's permission to isolate."""
     if re.search(
-        r"(namespace|uid map|gid map|setting up).*(not permitted|denied|No space|invalid)", complaint, re.I
+        r"new namespace|(uid map|gid map|setting up|loopback|mount proc).*(not permitted|denied|invalid)",
+        complaint,
+        re.IGNORECASE,
     ):
         advice = (
-            "this machine does not let it make user namespaces (inside Docker: run with "
-            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined; on Ubuntu 24.04 and newer: install the "
-            "distribution's bubblewrap, whose AppArmor profile allows it; else: sysctl user.max_user_namespaces)"
+            "this machine does not let it make user namespaces, or mount in them (inside Docker: run with "
+            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined; "
+            "on Ubuntu from 23.10 on: AppArmor needs the profile bwrap-userns-restrict, in force from 25.04 on and in the "
+            "package apparmor-profiles before, and the distribution's bubblewrap; else: sysctl user.max_user_namespaces)"
         )
         return f"{advice}; {REMEDIES}"
     return None

@@ -5,11 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+from collections.abc import Iterator
 
 END_TIMEOUT = 5.0
 """Seconds that a killed process may take to be gone."""
 
 _GRACE = 0.5
+
+
+@contextlib.contextmanager
+def own_pidfd() -> Iterator[int]:
+    """A descriptor of this process, for a child to see its end by; of /dev/null where the kernel has no such thing."""
+    try:
+        fd = os.pidfd_open(os.getpid())
+    except OSError:
+        fd = os.open(os.devnull, os.O_RDWR)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def reap(process: subprocess.Popen[bytes]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from pytest_sandboxes.backends import bubblewrap, seccomp
 from pytest_sandboxes.backends.base import AgentSetup, Launched
 from pytest_sandboxes.backends.cgroups import Group
-from pytest_sandboxes.backends.children import complaint_of, disown, reap
+from pytest_sandboxes.backends.children import complaint_of, disown, own_pidfd, reap
 from pytest_sandboxes.backends.staging import Stage
 from pytest_sandboxes.errors import IsolationUnavailableError, SandboxStartError
 from pytest_sandboxes.payload import bootstrap, payload
@@ -82,17 +82,22 @@ class Isolated(Launched):
         os.close(self._pidfd)
         self._pidfd = -1
         disown(self._bwrap)
-        return f"{enter} --wd={shlex.quote(self.setup.workspace)} /bin/sh", f"kill -9 {self._pid}"
+        there = shlex.quote(
+            f"cd {shlex.quote(self.setup.workspace)} && exec /bin/sh"
+        )  # --wd is looked up outside
+        return f"{enter} /bin/sh -c {there}", f"kill -9 {self._pid}"
 
 
 class Launcher:
     """Starts isolated sandboxes, all from the one thread that calls `prepare` and `launch`.
 
-    They die with that thread unless `die_with_parent` is off; as root it gets a mount namespace of its own.
+    As root that thread gets a mount namespace of its own.
+
+    Not bubblewrap's --die-with-parent, but the agent itself ends its sandbox with this process: a bwrap killed between
+    making its child and letting it go leaves that waiting for ever.
     """
 
-    def __init__(self, *, die_with_parent: bool) -> None:
-        self._die_with_parent = die_with_parent
+    def __init__(self) -> None:
         self._prepared: tuple[bubblewrap.Interpreter, str, str] | None = None
 
     def _prepare(self) -> tuple[bubblewrap.Interpreter, str, str]:
@@ -131,7 +136,6 @@ class Launcher:
                 prefix_source,
                 profile.workspace_base,
                 profile.disk or bubblewrap.DEFAULT_DISK_MEGABYTES,
-                die_with_parent=self._die_with_parent,
                 descriptors=descriptors,
                 etc_descriptors=etc,
             )
@@ -147,9 +151,10 @@ class Launcher:
                     words,
                     executable=program,
                     stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
+                    stdout=child_side.enter_context(own_pidfd()),
                     stderr=subprocess.PIPE,
-                    pass_fds=(*descriptors.values(), *etc.values()),
+                    # the reading end too: a bwrap that writes to nobody dies, and leaves its child waiting for ever
+                    pass_fds=(info_read, *descriptors.values(), *etc.values()),
                     cwd="/",
                     env=_NO_ENVIRONMENT,
                     start_new_session=True,

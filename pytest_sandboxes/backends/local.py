@@ -24,14 +24,14 @@ _NOT_HERE = {
 
 
 class LocalBackend(Backend):
-    """Starts sandboxes from one thread of its own, because they die with the thread that started them."""
+    """Starts sandboxes from one thread of its own, which as root sees the file system differently."""
 
     name = "local"
 
     def __init__(self, options: BackendOptions) -> None:
         self._options = options
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="sandboxes-local")
-        self._launcher = Launcher(die_with_parent=not options.survives)
+        self._launcher = Launcher()
         self._groups: Groups | None = None
         self._swept = False
 
@@ -75,14 +75,14 @@ class LocalBackend(Backend):
                 "--sandbox-enforcement best-effort goes without"
             )
 
-    def check_machine(self) -> None:
+    def check_machine(self, profile: Profile) -> None:
         """See `Backend.check_machine`."""
         if sys.platform != "linux":
             raise IsolationUnavailableError("backend local runs on Linux only: use another backend")
-        if self._options.isolation == "none":
+        if not self._isolated(profile):
             return
         try:
-            launched = self.launch(Profile())
+            launched = self.launch(profile)
         except SandboxStartError as error:
             raise IsolationUnavailableError(f"{error}; {bubblewrap.REMEDIES}") from None
         try:
@@ -95,9 +95,9 @@ class LocalBackend(Backend):
             launched.stream.close()
             launched.end()
         if not greeting:
-            raise IsolationUnavailableError(
-                f"Python does not start in a local sandbox: {launched.last_words() or 'it gave no reason'}; {bubblewrap.REMEDIES}"
-            )
+            reason = launched.last_words() or "it gave no reason"
+            remedies = bubblewrap.explain(reason) or bubblewrap.REMEDIES
+            raise IsolationUnavailableError(f"Python does not start in a local sandbox: {reason}; {remedies}")
 
     def _isolated(self, profile: Profile) -> bool:
         return (self._options.isolation or profile.isolation) != "none"
@@ -134,7 +134,7 @@ class LocalBackend(Backend):
             bare.sweep_scratch()
             self._swept = True
         try:
-            return bare.launch(die_with_parent=not self._options.survives)
+            return bare.launch()
         except OSError as error:
             raise SandboxStartError(f"cannot start an agent: {error}") from error
 

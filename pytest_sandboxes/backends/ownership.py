@@ -61,8 +61,8 @@ def remove_tree(path: Path) -> None:
     """Remove a directory and all in it, what its owner made unreadable too."""
 
     def open_up(_: object, name: str, __: object) -> None:
-        parent = os.path.dirname(name)
-        os.chmod(parent, 0o700)
+        if os.fspath(name) != os.fspath(path):  # what is above `path` is not ours
+            os.chmod(os.path.dirname(name), 0o700)
         if os.path.isdir(name) and not os.path.islink(name):
             os.chmod(name, 0o700)
             shutil.rmtree(name, ignore_errors=True)

@@ -13,9 +13,74 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pytest_sandboxes.errors import InfrastructureError
-from pytest_sandboxes.lease import Lease
+from pytest_sandboxes.lease import Lease, Loss
 
 _GUILTY_LOSSES = 2
+
+
+class Attempt:
+    """What one attempt at a test has leased, used and lost so far."""
+
+    def __init__(self) -> None:
+        self.failures: list[InfrastructureError] = []
+        """Leases that could not be had, and losses of which nothing but an exception tells."""
+        self._made: set[Lease] = set()
+        self._used: dict[Lease, _Past] = {}
+
+    def made(self, lease: Lease) -> None:
+        """A lease has been made."""
+        self._made.add(lease)
+        self.uses(lease)
+
+    def uses(self, lease: Lease) -> None:
+        """A lease, of whichever age, is about to be used."""
+        past = self._used.get(lease)
+        if past is None:
+            past = self._used[lease] = _Past(lease.losses)
+        if past.losses:
+            present = {sandbox.name for sandbox in lease.sandboxes}
+            past.overcome.update(loss for loss in past.losses if loss.sandbox not in present)
+
+    @property
+    def leases(self) -> Collection[Lease]:
+        """All that were made or used."""
+        return self._used.keys()
+
+    @property
+    def losses(self) -> list[Loss]:
+        """What was lost, or had been lost before and was still missing."""
+        return [
+            loss for lease, past in self._used.items() for loss in lease.losses if loss not in past.overcome
+        ]
+
+    @property
+    def has_lost(self) -> bool:
+        """The attempt cannot count."""
+        return bool(self.failures or self.losses)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Code of this test, and of no other, had run in a sandbox that was then lost."""
+        return any(loss.suspect for lease in self._made for loss in lease.losses)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Another attempt would get all its slots afresh.
+
+        It would not where a fixture of wider scope holds the lease: that slot would be as dead as before, or lack what
+        others have left in it. Nor is there a point in asking once more for a lease that the pool has failed to get,
+        because the pool has tried several times already.
+        """
+        return not self.failures and all(lease in self._made and lease.released for lease in self._used)
+
+
+@dataclass
+class _Past:
+    """What had happened to a lease before an attempt used it first."""
+
+    losses: tuple[Loss, ...]
+    overcome: set[Loss] = field(default_factory=set)
+    """Those of the losses whose sandbox has been replaced since, by a reset."""
 
 
 class Verdict(Enum):
@@ -42,34 +107,21 @@ class History:
     """What was lost, one sentence per attempt that lost something."""
 
 
-def judge(
-    history: History,
-    touched: Collection[Lease],
-    made: Collection[Lease],
-    failures: Collection[InfrastructureError],
-    *,
-    retries: int,
-    retry_safe: bool | None,
-) -> Verdict:
+def judge(history: History, attempt: Attempt, *, retries: int, retry_safe: bool | None) -> Verdict:
     """Judge the attempt that has just ended, and add it to `history`.
 
-    `touched` are the leases that the attempt used, `made` those of them that it made; `failures` are leases that it could
-    not get. `retries` is how often a test may be repeated. A test that shares a lease with others, by a fixture of wider
-    scope, is never repeated: the slot would be as dead as before, or lack what the others left in it.
+    `retries` is how often a test may be repeated, `retry_safe` what its marker says about that.
     """
     history.attempts += 1
-    losses = [loss for lease in touched for loss in lease.losses]
-    if not losses and not failures:
+    if not attempt.has_lost:
         return Verdict.COUNTS
-    reasons = [loss.reason for loss in losses] + [str(failure) for failure in failures]
+    reasons = [loss.reason for loss in attempt.losses] + [str(failure) for failure in attempt.failures]
     history.records.append(f"attempt {history.attempts}: {'; '.join(reasons)}")
-    if any(loss.suspect for loss in losses):
+    if attempt.is_suspect:
         history.guilty += 1
         if history.guilty >= _GUILTY_LOSSES:
             return Verdict.FAILED
-    # a lease that could not be had has been tried again within the pool already
-    own = all(lease in made and lease.released for lease in touched)
-    repeatable = own and not failures and retry_safe is not False
+    repeatable = attempt.is_repeatable and retry_safe is not False
     return Verdict.RETRY if repeatable and history.attempts <= retries else Verdict.ERROR
 
 

@@ -7,22 +7,39 @@ are held back until then, those of subtests included, because what has been logg
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Generator
-from typing import Any
+from dataclasses import dataclass, field
 
 import pytest
-from _pytest._code.code import ReprExceptionInfo, ReprFileLocation, ReprTracebackNative
 from _pytest.runner import runtestprotocol
 
-from pytest_sandboxes.reporting.attempts import History, Verdict, explain, judge
+from pytest_sandboxes.errors import InfrastructureError
+from pytest_sandboxes.reporting import rerunning
+from pytest_sandboxes.reporting.attempts import Attempt, History, Verdict, judge
 from pytest_sandboxes.reporting.junit import PREFIX, properties
+from pytest_sandboxes.reporting.rewriting import HeldReports, rewrite, silence
 from pytest_sandboxes.reporting.scrub import scrub
 from pytest_sandboxes.run import FIXTURES, Run
 
-_history = pytest.StashKey[History]()
-_verdict = pytest.StashKey[Verdict]()
-_reports = pytest.StashKey[list[pytest.TestReport]]()
+__tracebackhide__ = True  # a failing test shows its own line, not ours
+
+
+@dataclass
+class _Course:
+    """How one test goes, over all attempts at it."""
+
+    properties_before: int
+    """User properties that the test had before its first attempt."""
+    history: History = field(default_factory=History)
+    verdict: Verdict | None = None
+    """What the current attempt came to; None before it has been judged."""
+    reports: list[pytest.TestReport] = field(default_factory=list)
+    """Of the current attempt: one for each phase, and those from which subtests make theirs."""
+    held: HeldReports | None = None
+    """What the current attempt logs by itself; None where everything has been logged at once."""
+
+
+_course = pytest.StashKey[_Course]()
 
 
 class Outcomes:
@@ -30,74 +47,129 @@ class Outcomes:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._in_sandbox_test = False
+
+    @property
+    def _shows_sandbox(self) -> bool:
+        """What the test under way prints may have come out of a sandbox."""
+        return self._in_sandbox_test or bool(self._run.attempt.leases)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         """Run a sandbox test, again where that is called for."""
-        if not _is_sandbox_test(item) or _is_rerun_by_others(item):
+        if not _is_sandbox_test(item) or rerunning.is_done_by_others(item):
             return None
+        course = item.stash[_course] = _Course(len(item.user_properties))
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        item.stash[_history] = History()
         while True:
-            held = _HeldReports(item)
-            with held:
-                reports = runtestprotocol(item, nextitem=nextitem, log=False)
-            if item.stash.get(_verdict, Verdict.COUNTS) is not Verdict.RETRY:
+            reports = runtestprotocol(item, nextitem=nextitem, log=False)
+            if course.verdict is not Verdict.RETRY or item.session.shouldstop or item.session.shouldfail:
                 break
             self._run.pool.count_infra_retry()
-            _forget_attempt(item)
-        if item.stash.get(_verdict, Verdict.COUNTS) is Verdict.COUNTS:
-            reports[1:1] = held.reports
-        else:
+        if course.verdict is Verdict.COUNTS and course.held is not None:
+            reports[1:1] = course.held.reports
+        elif course.verdict is not Verdict.COUNTS:
             reports = [report for report in reports if report is reports[0] or report.when != "setup"]
         for report in reports:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin an attempt."""
-        self._run.begin_attempt()
-        item.stash[_reports] = []
-        item.stash[_verdict] = Verdict.COUNTS
+        self._run.attempt = Attempt()
+        course = item.stash.setdefault(_course, _Course(len(item.user_properties)))
+        if course.history.attempts:
+            rerunning.forget_attempt(item)
+            del item.user_properties[course.properties_before :]
+        rerunning.forget_failed_fixtures(item, InfrastructureError)
+        course.verdict = None
+        self._in_sandbox_test = _is_sandbox_test(item)
+        course.held = HeldReports(item.session) if self._in_sandbox_test else None
+        return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Judge the attempt at its end, and rewrite its reports if they do not count."""
+        """Judge the attempt, and rewrite its reports if they do not count."""
         report = yield
-        reports = item.stash.get(_reports, None)
-        if reports is None:
-            return report
-        scrub(report)
-        reports.append(report)
-        if call.when == "teardown" and (self._run.touched or self._run.failures):
-            self._judge(item, reports)
+        # a run's first sandbox may have been asked for in this test's setup, when nobody had begun an attempt
+        course = item.stash.setdefault(_course, _Course(len(item.user_properties)))
+        attempt = self._run.attempt
+        if call.excinfo is not None and not attempt.has_lost:
+            # it came through what is older than the test: a process of a wider fixture
+            attempt.failures += _infrastructure_errors(call.excinfo.value)
+        if self._shows_sandbox:  # now, because a debugger prints it before it is logged
+            scrub(report)
+        course.reports.append(report)
+        if course.held is None:
+            self._judge_logged(item, course, report, is_last=call.when == "teardown")
+        elif call.when == "teardown":
+            self._judge_held(item, course, course.held)
+        if call.when == "teardown":
+            self._add_properties(item, course)
+            course.reports.clear()
         return report
 
-    def _judge(self, item: pytest.Item, reports: list[pytest.TestReport]) -> None:
-        run = self._run
-        history = item.stash.setdefault(_history, History())
-        verdict = judge(
-            history,
-            run.touched,
-            run.made,
-            run.failures,
-            retries=run.settings.infra_retries,
-            retry_safe=run.requirement(item).retry_safe,
-        )
-        item.stash[_verdict] = verdict
-        found = [
-            *((name, value) for name, value in item.user_properties if not name.startswith(PREFIX)),
-            *properties(run.touched, history),
-        ]
-        item.user_properties[:] = found
-        for report in reports:
-            report.user_properties = list(found)
-        if verdict is not Verdict.COUNTS:
-            _rewrite(item, reports, verdict, history)
+    def _judge_held(self, item: pytest.Item, course: _Course, held: HeldReports) -> None:
+        """Judge an attempt at its end; nothing of it has been logged."""
+        held.stop()
+        retries = self._run.settings.infra_retries
+        course.verdict = self._judge(item, course, retries)
+        if course.verdict is not Verdict.COUNTS:
+            rewrite(item, course.reports, course.verdict, course.history)
+            rerunning.forget_failed_subtests(item)
+        elif rerunning.is_done_by_others(item):
+            for report in held.reports:
+                item.ihook.pytest_runtest_logreport(report=report)
+
+    def _judge_logged(
+        self, item: pytest.Item, course: _Course, report: pytest.TestReport, *, is_last: bool
+    ) -> None:
+        """Judge the attempt of a test that came by a slot on its way, before the report is logged as all before it were.
+
+        Such a test cannot be repeated. Its first report after the loss makes it an error, and those that follow say
+        nothing more.
+        """
+        if course.verdict is not None:
+            silence(report)
+            rerunning.forget_failed_subtests(item)
+        elif self._run.attempt.has_lost or (is_last and self._run.attempt.leases):
+            course.verdict = self._judge(item, course, retries=0)
+            if course.verdict is not Verdict.COUNTS:
+                rewrite(item, [report], course.verdict, course.history)
+
+    def _judge(self, item: pytest.Item, course: _Course, retries: int) -> Verdict:
+        retry_safe = self._run.requirement(item).retry_safe
+        return judge(course.history, self._run.attempt, retries=retries, retry_safe=retry_safe)
+
+    def _add_properties(self, item: pytest.Item, course: _Course) -> None:
+        attempt = self._run.attempt
+        if attempt.leases or attempt.failures:
+            own = [(name, value) for name, value in item.user_properties if not name.startswith(PREFIX)]
+            item.user_properties[:] = [*own, *properties(attempt.leases, course.history)]
+            for report in course.reports:
+                report.user_properties = list(item.user_properties)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Clean what has been put into a report since it was made, for subtests above all."""
+        if self._shows_sandbox:
+            scrub(report)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_assertrepr_compare(self, config: pytest.Config) -> Generator[None, object, object]:
+        """Colour no comparison: pytest's control characters could not be told from those of a sandbox."""
+        if not self._shows_sandbox:
+            return (yield)
+        writer = config.get_terminal_writer()
+        colours, writer.code_highlight = writer.code_highlight, False
+        try:
+            return (yield)
+        finally:
+            writer.code_highlight = colours
 
     @pytest.hookimpl
     def pytest_enter_pdb(self) -> None:
@@ -114,96 +186,10 @@ def _is_sandbox_test(item: pytest.Item) -> bool:
     return not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
-def _is_rerun_by_others(item: pytest.Item) -> bool:
-    """pytest-rerunfailures runs this test in a protocol of its own, which then also repeats what was lost."""
-    plugin: Any = item.config.pluginmanager.getplugin("rerunfailures")
-    return plugin is not None and plugin.get_reruns_count(item) is not None
-
-
-def _rewrite(item: pytest.Item, reports: list[pytest.TestReport], verdict: Verdict, history: History) -> None:
-    """Make an attempt's reports say what it came to, in place, because others hold them already.
-
-    The end is a failed setup, which every consumer takes for an error, or a failed call. The other reports of the
-    attempt say nothing any more.
-    """
-    longrepr = _repr(item, history, verdict, reports)
-    bearer = reports[0]
-    if verdict is Verdict.FAILED:
-        # the last of them: what subtests log is made from reports of the call, too
-        bearer = next((report for report in reversed(reports) if report.when == "call"), bearer)
-        bearer.when = "call"
-    for report in reports:
-        if hasattr(report, "wasxfail"):
-            del report.wasxfail
-        if report is bearer:
-            report.outcome = "failed"
-            report.longrepr = longrepr
-            continue
-        report.outcome = "passed"
-        report.longrepr = None
-        if report.when == "call":
-            report.when = "setup"  # a passed call would count as a passed test
-
-
-def _repr(
-    item: pytest.Item, history: History, verdict: Verdict, reports: list[pytest.TestReport]
-) -> ReprExceptionInfo:
-    lines = explain(history, verdict).splitlines()
-    crash = ReprFileLocation(
-        item.location[0], (item.location[1] or 0) + 1, f"{lines[0]} ({lines[-1].strip()})"
-    )
-    seen = [line for report in reports if report.failed for line in report.longreprtext.splitlines()]
-    if seen:
-        lines += ["", "What the test made of it, which does not count:", *(f"    {line}" for line in seen)]
-    return ReprExceptionInfo(ReprTracebackNative([f"{line}\n" for line in lines]), crash)
-
-
-class _HeldReports:
-    """Keeps what a test logs by itself, such as subtests, until its attempt has been judged."""
-
-    def __init__(self, item: pytest.Item) -> None:
-        self.reports: list[pytest.TestReport] = []
-        self._session = item.session
-
-    def __enter__(self) -> None:
-        original = self._session.gethookproxy
-
-        def gethookproxy(path: Any) -> Any:
-            return _Proxy(original(path), self.reports)
-
-        # Item.ihook asks the session each time, and subtests keep what they were given
-        self._session.gethookproxy = gethookproxy  # type: ignore[method-assign, assignment]
-
-    def __exit__(self, *_: object) -> None:
-        del self._session.gethookproxy
-
-
-class _Proxy:
-    """A hook relay that holds back reports."""
-
-    def __init__(self, relay: Any, held: list[pytest.TestReport]) -> None:
-        self._relay = relay
-        self._held = held
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._relay, name)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._held.append(report)
-
-
-def _forget_attempt(item: pytest.Item) -> None:
-    """Undo what an attempt leaves on an item, so that the next one starts as the first did."""
-    getattr(item, "_report_sections", []).clear()
-    with contextlib.suppress(ImportError):
-        from _pytest.subtests import failed_subtests_key
-
-        failed_subtests: Any = item.config.stash.get(failed_subtests_key, {})
-        failed_subtests.pop(getattr(item, "id", item.nodeid), None)  # the key's type depends on pytest's version
-    timeouts: Any = item.config.pluginmanager.getplugin("timeout")
-    if timeouts is not None:
-        # it guards a test once, and stops at the first exception
-        item.config.hook.pytest_timeout_cancel_timer(item=item)
-        settings = timeouts._get_item_settings(item)
-        if settings.timeout and not settings.func_only:
-            item.config.hook.pytest_timeout_set_timer(item=item, settings=settings)
+def _infrastructure_errors(error: BaseException) -> list[InfrastructureError]:
+    """The infrastructure failures that `error` is or contains."""
+    if isinstance(error, InfrastructureError):
+        return [error]
+    if isinstance(error, BaseExceptionGroup):
+        return [found for each in error.exceptions for found in _infrastructure_errors(each)]
+    return []

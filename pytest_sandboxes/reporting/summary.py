@@ -16,7 +16,7 @@ def lines(statistics: Statistics, kept: list[str]) -> list[str]:
             *_if_any(statistics.resets, "reset"),
             *_if_any(statistics.replacements, "lost and replaced"),
             *_if_any(statistics.start_failures, "failed to start"),
-            *_if_any(statistics.infra_retries, "test attempts repeated for infrastructure"),
+            *_if_any(statistics.infra_retries, "tried again after a loss"),
             f"{statistics.sandbox_seconds:.1f} sandbox-seconds",
         ]
         said.append(", ".join(parts))
