@@ -24,11 +24,25 @@ def start_victim(marker: str, folder: Path) -> subprocess.Popen[bytes]:
     ready = folder / f"ready-{marker}"
     profiles = folder / f"{marker}.yaml"
     profiles.write_text(f"profiles:\n  default: {{workspace_base: /{marker}, execution_timeout_s: 1000}}\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(_VICTIMS)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        str(_VICTIMS),
+    ]
     victim = subprocess.Popen(
         [*command, f"--sandbox-profiles-file={profiles}", f"--rootdir={folder}", "-c", os.devnull],
         cwd=folder,
-        env={**os.environ, "VICTIMS_READY": str(ready), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={
+            **os.environ,
+            "VICTIMS_READY": str(ready),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

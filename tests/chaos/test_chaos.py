@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,6 +38,57 @@ def test_nothing_outlives_an_ended_run(signals: tuple[int, ...]) -> None:
     kill_once(1000, 0.2, signals)
 
 
+_DIES_WHILE_BUBBLEWRAP_STARTS = """
+import os, signal, sys
+from pytest_sandboxes import get_backend
+from pytest_sandboxes.backends import isolated
+isolated.Launcher._meet = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+get_backend("local").create_sandbox(workdir="/" + sys.argv[1])
+"""
+
+_FORKS_FROM_C_AND_DIES = """
+import ctypes, os, signal, sys, time
+from pytest_sandboxes import get_backend
+sandbox = get_backend("local").create_sandbox(workdir="/" + sys.argv[1])
+sandbox.popen("sleep", "1000")
+if ctypes.CDLL(None).fork() == 0:  # behind the interpreter's back: it holds every descriptor
+    time.sleep(1000)
+print("forked", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("round_", range(5))
+def test_nothing_outlives_a_controller_that_dies_while_bubblewrap_starts(round_: int) -> None:
+    marker = f"victim-starting-{os.getpid()}-{round_}"
+    died = subprocess.run(
+        [sys.executable, "-c", _DIES_WHILE_BUBBLEWRAP_STARTS, marker], timeout=60, check=False
+    )
+    assert died.returncode == -signal.SIGKILL
+    leftovers.seconds_until_gone(marker, PATIENCE)
+
+
+def test_nothing_outlives_a_controller_whose_fork_holds_its_streams() -> None:
+    marker = f"victim-forking-{os.getpid()}"
+    command = [sys.executable, "-c", _FORKS_FROM_C_AND_DIES, marker]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as controller:
+        assert controller.stdout is not None
+        assert controller.stdout.readline() == b"forked\n"
+        forked = {pid for pid in leftovers.processes(marker) if os.getpgid(pid) == controller.pid} - {
+            controller.pid
+        }
+        try:
+            controller.kill()
+            controller.wait(PATIENCE)
+            deadline = time.monotonic() + PATIENCE
+            while leftovers.processes(marker) - forked:
+                assert time.monotonic() < deadline, leftovers.describe(leftovers.processes(marker) - forked)
+            assert forked == leftovers.processes(marker), "the fork that held the streams was not there"
+            assert forked
+        finally:
+            os.killpg(controller.pid, signal.SIGKILL)
+
+
 def test_a_run_that_is_stopped_for_a_moment_loses_nothing() -> None:
     with get_backend("local").create_sandbox() as sandbox:
         process = sandbox.popen("cat")
@@ -57,9 +111,13 @@ def test_hostile_trees_time_out_on_time(seed: int) -> None:
     assert max(late) < 5
 
 
-def test_the_next_run_removes_the_scratch_of_a_killed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_run_removes_the_scratch_of_a_killed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dead, alive, foreign = (tmp_path / name for name in ("pytest-sandboxes-dead", "pytest-sandboxes-alive", "other"))
+    dead, alive, foreign = (
+        tmp_path / name for name in ("pytest-sandboxes-dead", "pytest-sandboxes-alive", "other")
+    )
     for folder in (dead, alive, foreign):
         (folder / "below").mkdir(parents=True)
         (folder / "below" / "file").touch()

@@ -29,7 +29,9 @@ def time_out(rounds: int, seed: int, limit: float = 0.3) -> list[float]:
     marker = f"timeouts-{os.getpid()}-{seed}"
     late = []
     while len(late) < rounds:
-        with get_backend("local").create_sandbox(workdir=f"/{marker}", output_limit=1000, pids=None) as sandbox:
+        with get_backend("local").create_sandbox(
+            workdir=f"/{marker}", output_limit=1000, pids=None
+        ) as sandbox:
             for _ in range(min(10, rounds - len(late))):
                 tree = choice.choice(list(TREES))
                 began = time.perf_counter()
@@ -56,7 +58,9 @@ print(sum(b') Z ' not in open('/proc/%s/stat' % p, 'rb').read() for p in alive))
 def main(count: int, workers: int = 2) -> None:
     """Time out `count` trees and print the figures."""
     with ThreadPoolExecutor(workers) as pool:
-        late = [each for some in pool.map(time_out, [count // workers] * workers, range(workers)) for each in some]
+        late = [
+            each for some in pool.map(time_out, [count // workers] * workers, range(workers)) for each in some
+        ]
     late.sort()
     print(
         f"{len(late)} timeouts: {statistics.median(late) * 1000:.0f} ms past the deadline in the median, "
