@@ -178,7 +178,7 @@ class Connection:
     """
 
     def __init__(self, stream: socket.socket, io: IOThread, lost: Callable[[str], Exception]) -> None:
-        stream.setblocking(False)
+        stream.setblocking(False)  # noqa: FBT003 - socket has it so
         self._stream = stream
         self._io = io
         self._on_lost = lost
@@ -269,7 +269,9 @@ class Connection:
     # -- writing
 
     def send(self, data: bytes) -> None:
-        """Write frames (first of all, the agent's program) in order, what the stream does not take now from the I/O thread; never waits.
+        """Write frames, first of all the agent's program, in order; never waits.
+
+        What the stream does not take now is written by the I/O thread.
 
         What may be queued is bounded by the credit of each request's input.
         """

@@ -29,7 +29,7 @@ class IsolationUnavailableError(ConfigurationError):
     """This machine cannot isolate sandboxes; the message lists the remedies."""
 
 
-class _WithResult(SandboxesError):
+class _ResultError(SandboxesError):
     """An error that carries what the command had produced when it ended."""
 
     def __init__(self, message: str, result: ExecResult) -> None:
@@ -40,11 +40,11 @@ class _WithResult(SandboxesError):
         return f"{self.args[0]}\n{self.result!r}"
 
 
-class ExecTimeoutError(_WithResult, TimeoutError):
+class ExecTimeoutError(_ResultError, TimeoutError):
     """A command was still running at its deadline and was killed with all it had started; `result` is partial."""
 
 
-class CommandFailedError(_WithResult):
+class CommandFailedError(_ResultError):
     """A command run with `check=True` ended with a return code other than 0; see `result`."""
 
 
@@ -53,7 +53,7 @@ class OutputLimitExceededError(SandboxesError):
 
 
 class MemoryLimitExceededError(SandboxesError):
-    """The sandbox went over its own `memory` limit and was ended with it: an outcome of the code, not of the machine."""
+    """The sandbox went over its own `memory` limit and was ended: an outcome of the code, not of the machine."""
 
 
 class LeaseClosedError(SandboxesError):

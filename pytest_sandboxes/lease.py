@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from pytest_sandboxes.errors import InfrastructureError, LeaseClosedError, SandboxStartError
 from pytest_sandboxes.profiles import Profile
@@ -146,7 +146,9 @@ class Lease:
             with self._lock:
                 if any(loss.sandbox == sandbox.name for loss in self._losses):
                     return
-                suspect = self._execs > 0 and not isinstance(error, SandboxStartError)  # one that never ran any code
+                suspect = self._execs > 0 and not isinstance(
+                    error, SandboxStartError
+                )  # one that never ran any code
                 self._losses.append(Loss(sandbox.name, str(error), suspect))
 
     # -- for reports
@@ -194,7 +196,7 @@ class Lease:
         """Give the slots back; returns at once. What runs in them is ended. May be called twice."""
         self._owner.release(self)
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -270,6 +270,7 @@ def read(port: Port, path: Text, max_bytes: int | None) -> Pending[FileBytes]:
         cut = answer.get("stdout_cut") is True
         if not cut:  # else all that was wanted has come, and the agent has ended the rest
             _raise_file_error(answer)
+            _field(port, answer, "stdout_cut", bool)
         if cut and max_bytes is None:
             raise OutputLimitExceededError(
                 f"{_shown(path)} is larger than {limit} bytes: pass max_bytes= to read its beginning"
@@ -342,7 +343,8 @@ def archive(port: Port, path: Text, kind: str, max_bytes: int | None) -> Pending
             cut = _field(port, answer, "truncated", bool)
         if cut and max_bytes is None:
             raise OutputLimitExceededError(
-                f"the archive of {_shown(path)} is larger than {limit} bytes: pass a larger max_bytes="
+                f"the archive of {_shown(path)} is larger than {limit} bytes, has more than {DEFAULT_MAX_ENTRIES} "
+                "entries, or is too deep: pass max_bytes= to get a part"
             )
         return FileBytes(kept.data, truncated=cut)
 

@@ -28,9 +28,9 @@ _REFUSAL = "sandboxes_refusal"
 _RUNS_NOTHING = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")
 
 MARKER = (
-    "sandbox(profile, slots, exec_timeout, retry_safe, **fields): what a test asks for of its sandbox: a profile by name, "
-    "how many slots at once, the seconds that a command may take, whether the test may be repeated after it lost its "
-    "sandbox, and any field of a profile"
+    "sandbox(profile, slots, exec_timeout, retry_safe, **fields): what a test asks for of its sandbox: a profile by "
+    "name, how many slots at once, the seconds that a command may take, whether the test may be repeated after it lost "
+    "its sandbox, and any field of a profile"
 )
 
 
@@ -49,6 +49,8 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read and check the settings; a mistake ends the run here."""
     config.addinivalue_line("markers", MARKER)
+    if config.option.help:
+        return
     try:
         settings = config.stash[_settings] = read_settings(config)
         if settings.sources:  # something was set: check it all, used or not
@@ -65,6 +67,7 @@ def _get_run(config: pytest.Config) -> Run:
         from pytest_sandboxes.run import Run
 
         run = config.stash[_run] = Run(config, config.stash[_settings])
+        config.pluginmanager.register(_Failures(), "sandboxes-failures")
         config.pluginmanager.register(Outcomes(run), "sandboxes-outcomes")
     return run
 
@@ -168,17 +171,20 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     return [] if run is None else [f"sandboxes: {note}" for note in run.notes]
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember for the fixture's end whether its test has failed."""
-    report = yield
-    if call.when == "setup":  # a test may be run again
-        item.stash[_failed] = False
-    if report.failed and call.when != "teardown":
-        item.stash[_failed] = True
-    return report
+class _Failures:
+    """A plugin of its own, because in runs without sandboxes it would cost each test as much as all the rest here."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Remember for the fixture's end whether its test has failed."""
+        report = yield
+        if call.when == "setup":  # a test may be run again
+            item.stash[_failed] = False
+        if report.failed and call.when != "teardown":
+            item.stash[_failed] = True
+        return report
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
@@ -208,7 +214,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     from pytest_sandboxes.reporting.summary import lines
 
-    said = lines(run.pool.statistics(), run.kept)
+    said = lines(run.pool.statistics(), [text for texts in run.kept.values() for text in texts])
     if said:
         terminalreporter.section("sandboxes")
         for line in said:
@@ -224,7 +230,7 @@ def sandbox_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def sandbox(request: pytest.FixtureRequest, sandbox_backend: str) -> Iterator[Slot | tuple[Slot, ...]]:
-    """An isolated workspace of the test's own, fresh each time: a `Slot`, or a tuple of them with `sandbox(slots=N)`."""
+    """An isolated workspace of the test's own, always fresh: a `Slot`, or a tuple of them with `sandbox(slots=N)`."""
     from pytest_sandboxes.run import slots_of
 
     run = _get_run(request.config)
@@ -242,14 +248,14 @@ def sandbox(request: pytest.FixtureRequest, sandbox_backend: str) -> Iterator[Sl
 def sandbox_factory(
     request: pytest.FixtureRequest, sandbox_backend: str
 ) -> Callable[..., AbstractContextManager[Slot | tuple[Slot, ...]]]:
-    """Leases slots for a `with` block: `with sandbox_factory(profile="gpu", slots=2) as (first, second):`.
+    """Leases slots for a `with` block: a profile's with `profile="gpu"`, a tuple of two with `slots=2`.
 
     Takes the arguments of the marker `sandbox`. A test that needs several slots asks for them in one call.
     """
     run = _get_run(request.config)
 
     def lease(**arguments: object) -> AbstractContextManager[Slot | tuple[Slot, ...]]:
-        return run.factory(sandbox_backend, request.node.name or "session", arguments)
+        return run.factory(sandbox_backend, arguments)
 
     return lease
 

@@ -210,7 +210,8 @@ class Pool:
                         message = self._describe_wait(place, waiter, stuck)
                     raise AcquireTimeoutError(message) from None
                 if error is not None:
-                    raise error.with_traceback(None)  # others who waited may have raised it before
+                    # without a traceback, because others who waited may have raised it before
+                    raise error.with_traceback(None)  # noqa: TRY301 - to give up below
                 return waiter, place
         except BaseException:
             with self._lock:
@@ -225,9 +226,10 @@ class Pool:
         held = f"held by {', '.join(holders)}" if holders else "held by nobody"
         error = f"; the last start failed: {place.last_error}" if place.last_error else ""
         return (
-            f"{waiter.holder or 'a lease'} has waited for {waiter.count} slot(s) of profile {place.profile.name!r} on backend "
-            f"{place.backend.name} while nothing progressed for {stuck:.0f} s: {len(shelf.leased)} of at most {shelf.maximum} "
-            f"sandboxes leased ({held}), {shelf.starting} starting{error}; raise max_sandboxes, or acquire_timeout_s"
+            f"{waiter.holder or 'a lease'} has waited for {waiter.count} slot(s) of profile {place.profile.name!r} on "
+            f"backend {place.backend.name} while nothing progressed for {stuck:.0f} s: {len(shelf.leased)} of at most "
+            f"{shelf.maximum} sandboxes leased ({held}), {shelf.starting} starting{error}; raise max_sandboxes, or "
+            "acquire_timeout_s"
         )
 
     # -- state

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from types import TracebackType
+from typing import Self
 
 from pytest_sandboxes.errors import ExecTimeoutError
 from pytest_sandboxes.operations import Pending
@@ -162,7 +163,11 @@ class Process(_Running):
         super().__init__(pending, on_use)
         self.stdout = Output(streams[0])
         self.stderr = Output(streams[1])
-        pending.request.started.result(_START_TIMEOUT)
+        try:
+            pending.request.started.result(_START_TIMEOUT)
+        except BaseException:
+            self._discard()  # nobody else can
+            raise
         if pending.request.future.done():
             self._result = pending.convert(
                 pending.request.future.result(0)
@@ -190,7 +195,7 @@ class Process(_Running):
         _wait(self._pending.request.future, timeout, "the process is still running")
         return self._finish().returncode
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -211,8 +216,12 @@ class AsyncProcess(_Running):
 
     async def started(self) -> AsyncProcess:
         """Wait for the start; raises what kept it from starting."""
-        async with asyncio.timeout(_START_TIMEOUT):
-            await asyncio.wrap_future(self._pending.request.started)
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                await asyncio.wrap_future(self._pending.request.started)
+        except BaseException:
+            self._discard()
+            raise
         if self._pending.request.future.done():
             self._result = self._pending.convert(self._pending.request.future.result(0))
         return self
@@ -231,7 +240,7 @@ class AsyncProcess(_Running):
         await asyncio.wrap_future(self._pending.request.future)
         return self._finish().returncode
 
-    async def __aenter__(self) -> AsyncProcess:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

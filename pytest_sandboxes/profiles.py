@@ -223,7 +223,7 @@ class Profiles:
         """
         if path is None:
             return cls()
-        from pytest_sandboxes.profiles_file import read_profiles_file  # noqa: PLC0415 - imports yaml
+        from pytest_sandboxes.profiles_file import read_profiles_file
 
         layers = read_profiles_file(path, source)
         return cls(

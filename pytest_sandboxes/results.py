@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from shlex import join
-from typing import Literal
+from typing import Literal, Self
 
 from pytest_sandboxes.display import one_line, printable, tail
 
@@ -115,7 +115,8 @@ class FileBytes(bytes):
 
     truncated: bool
 
-    def __new__(cls, content: bytes | bytearray = b"", *, truncated: bool = False) -> FileBytes:
+    def __new__(cls, content: bytes | bytearray = b"", *, truncated: bool = False) -> Self:
+        """Make one of content that is there already."""
         self = super().__new__(cls, content)
         self.truncated = truncated
         return self
@@ -127,12 +128,13 @@ class FileText(str):
     __slots__ = ("truncated",)
     truncated: bool
 
-    def __new__(cls, content: str = "", *, truncated: bool = False) -> FileText:
+    def __new__(cls, content: str = "", *, truncated: bool = False) -> Self:
+        """Make one of text that is there already."""
         self = super().__new__(cls, content)
         self.truncated = truncated
         return self
 
 
 def describe_name(name: bytes) -> str:
-    """A file name from a sandbox as text: UTF-8, other bytes as `\\xNN`, control characters escaped."""
+    r"""A file name from a sandbox as text: UTF-8, other bytes as `\xNN`, control characters escaped."""
     return printable(name.decode("utf-8", "backslashreplace"))

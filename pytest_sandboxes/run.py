@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from collections.abc import Iterable, Mapping
 
 import pytest
 
 from pytest_sandboxes import registry
 from pytest_sandboxes.backends.base import Backend, BackendOptions
-from pytest_sandboxes.errors import InfrastructureError, SandboxesError
+from pytest_sandboxes.errors import ConfigurationError, InfrastructureError, SandboxesError
 from pytest_sandboxes.lease import Lease
 from pytest_sandboxes.markers import Requirement, Requirements, read_marker
 from pytest_sandboxes.pool import Pool, check_slots
@@ -49,10 +51,12 @@ class Run:
             name: registry.make(name, options, custom) for name in settings.backends
         }
         self.pool = Pool(self.backends, start_attempts=1 + settings.infra_retries)
-        self.attempt = Attempt()
+        self.attempt = Attempt("")
         """What is leased, used and lost goes on the record of this attempt at a test."""
         self.notes: list[str] = []
-        self.kept: list[str] = []
+        self.kept: dict[str, list[str]] = {}
+        """What the summary says of each failed test whose slots were to be kept."""
+        self._ends: dict[str, list[str]] = {}
 
     # -- before the first test
 
@@ -111,23 +115,36 @@ class Run:
         finally:
             lease.release()
 
-    def factory(self, backend: str, holder: str, arguments: Mapping[str, object]) -> LeasedForBlock:
+    def factory(self, backend: str, arguments: Mapping[str, object]) -> LeasedForBlock:
         """What a call of `sandbox_factory` returns. Raises `ConfigurationError` when its arguments are wrong."""
-        requirement = self._requirements.resolve(read_marker(arguments, (), f"sandbox_factory in {holder}"))
-        self.backends[backend].check(requirement.profile)
+        holder = self.attempt.test or "the session"
+        try:
+            wish = read_marker(arguments, (), f"sandbox_factory in {holder}")
+            requirement = self._requirements.resolve(wish)
+            self.backends[backend].check(requirement.profile)
+        except ConfigurationError as error:
+            raise error.with_traceback(
+                None
+            ) from None  # how it was found is of no use to who made the mistake
         return LeasedForBlock(self, backend, requirement, holder)
 
     def keep(self, lease: Lease, nodeid: str) -> None:
         """Let the sandboxes of a failed test live on for a while, and say how to enter and to end them."""
-        if len(self.kept) >= KEEP_AT_MOST:
+        if len(self.kept) >= KEEP_AT_MOST or lease.losses:
             return
         try:
             commands = self.pool.keep(lease, KEEP_SECONDS)
         except (SandboxesError, TimeoutError, NotImplementedError) as error:
-            self.kept.append(f"{nodeid}: not kept: {error}")
+            self.kept[nodeid] = [f"{nodeid}: not kept: {error}"]
             return
-        for enter, end in commands:
-            self.kept.append(f"{nodeid}\n  enter: {enter}\n  end:   {end}")
+        self.kept[nodeid] = [f"{nodeid}\n  enter: {enter}\n  end:   {end}" for enter, end in commands]
+        self._ends[nodeid] = [end for _, end in commands]
+
+    def end_kept(self, nodeid: str) -> None:
+        """End what was kept of a test that turns out to be run once more."""
+        self.kept.pop(nodeid, None)
+        for command in self._ends.pop(nodeid, ()):
+            subprocess.run(shlex.split(command), check=False, capture_output=True)
 
     def close(self) -> None:
         """End everything. May be called twice."""

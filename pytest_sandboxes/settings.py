@@ -244,8 +244,8 @@ _OPTIONS = (
         "backend",
         "backends",
         _backends,
-        "where sandboxes run: local (the default), docker, modal, gcp or a plugin's own; several, with "
-        "commas between, run each sandbox test once on each",
+        "where sandboxes run: local (the default) or a plugin's own; several, with commas between, run each "
+        "sandbox test once on each",
         metavar="NAMES",
     ),
     _Option(

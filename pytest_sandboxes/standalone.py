@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pytest_sandboxes import registry
 from pytest_sandboxes.backends.base import Backend, BackendOptions
 from pytest_sandboxes.lease import Lease
@@ -22,7 +24,7 @@ class StandaloneSandbox(Slot):
         self._lease.release()
         self._pool.close()
 
-    def __enter__(self) -> StandaloneSandbox:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

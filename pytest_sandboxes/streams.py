@@ -56,7 +56,7 @@ class Kept:
             self._grant(self._ungranted)
             self._ungranted = 0
 
-    def end(self, error: Exception | None) -> None:
+    def end(self, error: Exception | None) -> None:  # noqa: ARG002 - as `Sink` has it
         """See `Sink`."""
         # it leads to the request and from there back here: all that was kept would wait for the garbage collector
         self._grant = lambda _: None

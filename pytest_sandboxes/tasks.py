@@ -117,7 +117,7 @@ def mark_item(item: pytest.Item) -> None:
 # --- read-only values
 
 
-def _refuse(self: object, *_args: object, **_kwargs: object) -> NoReturn:
+def _refuse(_self: object, *_args: object, **_kwargs: object) -> NoReturn:
     __tracebackhide__ = True
     raise TypeError(
         "the values of a task are read-only, because a retried test gets them again; "
@@ -244,8 +244,8 @@ def _brief(value: object) -> str:
 
 
 def _resolve(path: str | os.PathLike[str], caller: str) -> Path:
-    start = Path(caller).parent if os.path.isfile(caller) else Path()
-    return Path(os.path.abspath(start / path))
+    start = Path(caller).parent if os.path.isfile(caller) else Path()  # noqa: PTH113 - or `<stdin>`
+    return Path(os.path.abspath(start / path))  # noqa: PTH100 - links stay as they are
 
 
 def _shown(file: Path) -> str:

@@ -29,7 +29,7 @@ def alternatives(names: Iterable[str], conjunction: str = "or") -> str:
 
 def did_you_mean(wrong: str, right: Iterable[str]) -> str:
     """The end of a sentence that proposes the nearest of the `right` names, empty when none is near."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only needed when something is wrong
+    from difflib import get_close_matches
 
     by_folded = {name.casefold(): name for name in right}
     near = get_close_matches(wrong[:_LONGEST_TYPO].casefold(), by_folded, n=1)

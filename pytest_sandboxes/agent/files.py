@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 18
 _MAX_DEPTH = 500  # one descriptor is open per level
-_MAX_PATH = 4096  # what code builds beyond by relative steps, no path can name, and no message of ours has room for
+_MAX_PATH = (
+    4096  # what code builds beyond by relative steps, no path can name, and no message of ours has room for
+)
 _TYPES = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",

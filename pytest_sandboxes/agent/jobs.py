@@ -301,6 +301,12 @@ class Job:
                 self.end({"status": _KILLED, "cpu": 0.0, "peak": 0})
         return self.outcome is not None
 
+    def end_input(self) -> None:
+        """Take no more input: a word about it after the answer would be about nothing that the controller knows."""
+        if self.stdin is not None:
+            self.stdin.close()
+            self.stdin = None
+
     def overdue(self) -> bool:
         """Processes that were killed should be gone by now."""
         return time.monotonic() >= self.ended + PATIENCE
@@ -335,7 +341,6 @@ class Job:
         """Let go of every descriptor."""
         for output in self.outputs:
             output.close()
-        if self.stdin is not None:
-            self.stdin.close()
+        self.end_input()
         if self.report is not None:
             self.report.close()

@@ -299,8 +299,9 @@ class Agent:
         # what has been killed runs no code any more, even where the kernel takes its time to bury it
         if (gone or job.overdue()) and (job.kind == "popen" or job.drained()):
             job.announced = True
+            job.end_input()
             self._answer(job.request, job.result())
-            if job.kind != "popen":
+            if job.kind != "popen" or job.closed():
                 self._forget(job)
 
     def _forget(self, job: Job) -> None:

@@ -47,7 +47,16 @@ def take_short_turns() -> None:
         return
     # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period; children get the usual
     reset_on_fork = 1
-    fields = ((48, 4), (os.SCHED_OTHER, 4), (reset_on_fork, 8), (0, 4), (0, 4), (_SHORTEST_TURN, 8), (0, 8), (0, 8))
+    fields = (
+        (48, 4),
+        (os.SCHED_OTHER, 4),
+        (reset_on_fork, 8),
+        (0, 4),
+        (0, 4),
+        (_SHORTEST_TURN, 8),
+        (0, 8),
+        (0, 8),
+    )
     attributes = b"".join(value.to_bytes(size, sys.byteorder) for value, size in fields)
     _call("syscall", number, 0, attributes, 0)
 
@@ -99,9 +108,9 @@ def descendants(root: int, spared: frozenset[int] = frozenset()) -> set[int]:
 def kill_descendants(root: int, spared: frozenset[int] = frozenset()) -> set[int]:
     """Kill every descendant of `root` but the `spared` and theirs; return them all.
 
-    In rounds, until one finds no process that is new. Nobody buries the dead meanwhile, neither this process nor `root`,
-    which is stopped if it is another: however fast code forks and its parents exit, each step leaves a zombie to be found
-    and takes one from the limit of processes.
+    In rounds, until one finds no process that is new. Nobody buries the dead meanwhile, neither this process nor
+    `root`, which is stopped if it is another: however fast code forks and its parents exit, each step leaves a zombie
+    to be found and takes one from the limit of processes.
     """
     if root != os.getpid():
         send_signal(root, signal.SIGSTOP)
@@ -110,7 +119,7 @@ def kill_descendants(root: int, spared: frozenset[int] = frozenset()) -> set[int
         fresh = descendants(root, spared) - killed
         if not fresh:
             break
-        for process in fresh:
+        for process in sorted(fresh):  # most parents come first that way, and see no child die
             send_signal(process, signal.SIGKILL)
         killed |= fresh
     return killed

@@ -15,8 +15,8 @@ else:
     import _signal as signal
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# CPython ignores SIGPIPE and SIGXFSZ, and ignoring is inherited. All of them, because the C library asks the kernel about
-# each signal that it is not told to restore.
+# CPython ignores SIGPIPE and SIGXFSZ, and ignoring is inherited. All of them, because the C library asks the kernel
+# about each signal that it is not told to restore.
 _RESTORED = tuple(signal.valid_signals())
 _REPORT_FD = 3
 RESERVED_FDS = 4

@@ -1,0 +1,1 @@
+"""Where sandboxes run: one module per backend, none imported before it is asked for."""

@@ -62,21 +62,27 @@ def sweep_scratch() -> None:
 
 def launch() -> Bare:
     """Start an agent without isolation. Raises OSError when there is no room for its directory."""
+    interpreter = Interpreter.current()
     scratch = Claim(Path(tempfile.mkdtemp(prefix=_PREFIX)))
     folders = {name: str(scratch.path / name) for name in ("workspace", "home", "tmp")}
-    interpreter = Interpreter.current()
     no_environment: dict[str, str] = {}
     ours, theirs = socket.socketpair()
     with theirs, own_pidfd() as controller:
-        process = subprocess.Popen(
-            [interpreter.executable, "-I", "-S", "-E", "-c", bootstrap(same_interpreter=True)],
-            stdin=theirs.fileno(),
-            stdout=controller,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            env=no_environment,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [interpreter.executable, "-I", "-S", "-E", "-c", bootstrap(same_interpreter=True)],
+                stdin=theirs.fileno(),
+                stdout=controller,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                env=no_environment,
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            remove_tree(scratch.path)
+            scratch.release()
+            raise
     setup = AgentSetup(
         folders["workspace"],
         {

@@ -104,7 +104,7 @@ def find() -> Path:
 def version(program: str) -> tuple[int, int]:
     """Version of a bwrap, (0, 0) when it does not say."""
     try:
-        said = subprocess.run(  # noqa: S603
+        said = subprocess.run(
             [program, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -163,9 +163,10 @@ def explain(complaint: str) -> str | None:
     ):
         advice = (
             "this machine does not let it make user namespaces, or mount in them (inside Docker: run with "
-            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined; "
-            "on Ubuntu from 23.10 on: AppArmor needs the profile bwrap-userns-restrict, in force from 25.04 on and in the "
-            "package apparmor-profiles before, and the distribution's bubblewrap; else: sysctl user.max_user_namespaces)"
+            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+            "--security-opt systempaths=unconfined; on Ubuntu from 23.10 on: AppArmor needs the profile "
+            "bwrap-userns-restrict, in force from 25.04 on and in the package apparmor-profiles before, and the "
+            "distribution's bubblewrap; else: sysctl user.max_user_namespaces)"
         )
         return f"{advice}; {REMEDIES}"
     return None

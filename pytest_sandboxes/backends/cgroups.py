@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -181,7 +182,5 @@ def _can_make_in(group: Path) -> bool:
 
 def _write_if_there(path: Path, text: str) -> None:
     """Write to a file that a kernel without swap accounting does not have."""
-    try:
+    with contextlib.suppress(OSError):
         path.write_text(text)
-    except OSError:
-        pass

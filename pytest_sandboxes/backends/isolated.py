@@ -1,4 +1,4 @@
-"""Sandboxes by bubblewrap: namespaces of their own, a system call filter, and limits where control groups can be made."""
+"""Sandboxes by bubblewrap: namespaces of their own, a system call filter, and limits by control groups."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ class LocalBackend(Backend):
                 self._refuse(
                     profile,
                     field,
-                    "this user may not make control groups here: run pytest as root or under systemd-run --user --scope "
-                    "-p Delegate=yes, or use backend docker, from the next version on",
+                    "this user may not make control groups here: run pytest as root or under "
+                    "systemd-run --user --scope -p Delegate=yes, or use backend docker, from the next version on",
                 )
         else:
             for field in ("memory", "pids", "disk"):

@@ -7,8 +7,9 @@ that lived in, and there is no file that could survive.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
-import shutil
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,15 +59,23 @@ def sweep(parent: Path, prefix: str, remove: Callable[[Path], None]) -> int:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all in it, what its owner made unreadable too."""
+    """Remove a directory and all in it: what its owner made unreadable, and what is deeper than a path can name.
 
-    def open_up(_: object, name: str, __: object) -> None:
-        if os.fspath(name) != os.fspath(path):  # what is above `path` is not ours
-            os.chmod(os.path.dirname(name), 0o700)
-        if os.path.isdir(name) and not os.path.islink(name):
-            os.chmod(name, 0o700)
-            shutil.rmtree(name, ignore_errors=True)
-        else:
-            os.unlink(name)
-
-    shutil.rmtree(path, onerror=open_up)
+    Folders are moved up before they are emptied, so that no depth takes recursion, descriptors or long paths.
+    """
+    unique = (path / f"{secrets.token_hex(8)}-{number}" for number in itertools.count())
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        folder.chmod(0o700)
+        for entry in list(os.scandir(folder)):
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+                continue
+            os.chmod(entry.path, 0o700)  # or it could not be moved
+            above = next(unique)
+            os.rename(entry.path, above)
+            folders.append(above)
+        if folder != path:
+            folder.rmdir()
+    path.rmdir()

@@ -1,8 +1,8 @@
 """Reaching files of root's own on behalf of a user who may not.
 
 As root a sandbox is started under an unprivileged user id, which cannot pass directories such as a 0700 /root that the
-interpreter may lie below. The thread that starts sandboxes therefore gets a mount namespace of its own with a small tree
-of bind mounts that everybody may pass. Nobody else sees it, and it ends with the thread.
+interpreter may lie below. The thread that starts sandboxes therefore gets a mount namespace of its own with a small
+tree of bind mounts that everybody may pass. Nobody else sees it, and it ends with the thread.
 """
 
 from __future__ import annotations

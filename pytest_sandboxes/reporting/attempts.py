@@ -1,9 +1,9 @@
 """Attempts at a test, and the rule that keeps infrastructure failures and wrong answers apart.
 
-An attempt in which a sandbox was lost counts for nothing, whatever the test made of it: the lease has recorded the loss,
-out of the test's reach. The test is tried again on a fresh slot where that is safe. When it is not, or no tries are left,
-the test is an error. But code that has lost its sandbox twice, with nobody else in it, has failed: bringing the sandbox
-down must never score better than failing.
+An attempt in which a sandbox was lost counts for nothing, whatever the test made of it: the lease has recorded the
+loss, out of the test's reach. The test is tried again on a fresh slot where that is safe. When it is not, or no tries
+are left, the test is an error. But code that has lost its sandbox twice, with nobody else in it, has failed: bringing
+the sandbox down must never score better than failing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _GUILTY_LOSSES = 2
 class Attempt:
     """What one attempt at a test has leased, used and lost so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, test: str) -> None:
+        self.test = test
+        """Its node id; empty before the first test."""
         self.failures: list[InfrastructureError] = []
         """Leases that could not be had, and losses of which nothing but an exception tells."""
         self._made: set[Lease] = set()

@@ -1,8 +1,8 @@
 """Running sandbox tests so that their reports tell infrastructure failures from wrong answers.
 
-`attempts` has the rule; here it is put to work among pytest's hooks and its other plugins. An attempt begins with a test's
-setup and is judged when its teardown has been reported; the reports of an attempt that lost something are rewritten. They
-are held back until then, those of subtests included, because what has been logged cannot be taken back.
+`attempts` has the rule; here it is put to work among pytest's hooks and its other plugins. An attempt begins with a
+test's setup and is judged when its teardown has been reported; the reports of an attempt that lost something are
+rewritten. They are held back until then, those of subtests included, because what has been logged cannot be taken back.
 """
 
 from __future__ import annotations
@@ -78,10 +78,11 @@ class Outcomes:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin an attempt."""
-        self._run.attempt = Attempt()
+        self._run.attempt = Attempt(item.nodeid)
         course = item.stash.setdefault(_course, _Course(len(item.user_properties)))
         if course.history.attempts:
             rerunning.forget_attempt(item)
+            self._run.end_kept(item.nodeid)
             del item.user_properties[course.properties_before :]
         rerunning.forget_failed_fixtures(item, InfrastructureError)
         course.verdict = None
@@ -120,7 +121,6 @@ class Outcomes:
         course.verdict = self._judge(item, course, retries)
         if course.verdict is not Verdict.COUNTS:
             rewrite(item, course.reports, course.verdict, course.history)
-            rerunning.forget_failed_subtests(item)
         elif rerunning.is_done_by_others(item):
             for report in held.reports:
                 item.ihook.pytest_runtest_logreport(report=report)
@@ -128,7 +128,7 @@ class Outcomes:
     def _judge_logged(
         self, item: pytest.Item, course: _Course, report: pytest.TestReport, *, is_last: bool
     ) -> None:
-        """Judge the attempt of a test that came by a slot on its way, before the report is logged as all before it were.
+        """Judge the attempt of a test that came by a slot on its way, before the report is logged as others before it.
 
         Such a test cannot be repeated. Its first report after the loss makes it an error, and those that follow say
         nothing more.

@@ -35,8 +35,9 @@ def scrub(report: pytest.TestReport) -> None:
     report.user_properties = [(clean(name), _scrub_fields(value)) for name, value in report.user_properties]
     if hasattr(report, "wasxfail"):
         report.wasxfail = _scrub_fields(report.wasxfail)
-    if hasattr(report, "context"):  # of a subtest
-        report.context = _scrub_context(report.context)
+    context: Any = getattr(report, "context", None)
+    if context is not None:  # of a subtest
+        vars(report)["context"] = _scrub_context(context)
 
 
 def clean(text: str) -> str:

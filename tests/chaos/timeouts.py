@@ -27,7 +27,7 @@ def time_out(rounds: int, seed: int, limit: float = 0.3) -> list[float]:
     """Time out `rounds` hostile trees in one sandbox after another; return the seconds past each deadline."""
     choice = random.Random(seed)
     marker = f"timeouts-{os.getpid()}-{seed}"
-    late = []
+    late: list[float] = []
     while len(late) < rounds:
         with get_backend("local").create_sandbox(
             workdir=f"/{marker}", output_limit=1000, pids=None

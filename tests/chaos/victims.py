@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_sandboxes import Slot
+
 DAEMONS = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -22,7 +24,7 @@ time.sleep(1000)
 """
 
 
-def test_daemons(sandbox) -> None:  # type: ignore[no-untyped-def]
+def test_daemons(sandbox: Slot) -> None:
     process = sandbox.popen("python3", "-c", DAEMONS)
     assert process.stdout.readline(timeout=60) == "ready\n"
     Path(os.environ["VICTIMS_READY"]).touch()
@@ -30,7 +32,7 @@ def test_daemons(sandbox) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("number", range(1000))
-def test_busy(sandbox, number: int) -> None:  # type: ignore[no-untyped-def]
+def test_busy(sandbox: Slot, number: int) -> None:
     sandbox.write_bytes("data", bytes(100_000))
     sandbox.sh("setsid sleep 1000 & (trap '' TERM; sleep 1000) & true")
     sandbox.exec("sleep", "0.02")

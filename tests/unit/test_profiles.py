@@ -247,7 +247,7 @@ class TestIdentity:
             "from pytest_sandboxes.profiles import Profile;"
             "print(Profile().override({'env_vars': {'B': '1', 'A': '2'}, 'memory': 3}, '').digest)"
         )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
         here = Profile().override({"env_vars": {"A": "2", "B": "1"}, "memory": 3}, "").digest
         assert done.stdout.strip() == here
@@ -264,7 +264,7 @@ class TestIdentity:
             for field in data.draw(st.permutations(fields)):
                 one_by_one = one_by_one.override({field: changes[field]}, "here")
         except ConfigurationError as error:
-            assert "which is more than" in str(error)  # noqa: PT017
+            assert "which is more than" in str(error)
             return
 
         assert at_once == one_by_one
@@ -284,7 +284,7 @@ def test_any_value_is_taken_or_refused(field: str, value: object) -> None:
     try:
         changed = Profile().override({field: value}, "here")
     except ConfigurationError as error:
-        assert str(error) == one_line(str(error), 1000)  # noqa: PT017
+        assert str(error) == one_line(str(error), 1000)
     else:
         assert changed.digest
         assert msgspec.json.decode(msgspec.json.encode(changed), type=Profile) == changed
@@ -373,6 +373,6 @@ class TestDescription:
 
 def test_importing_needs_no_yaml() -> None:
     program = "import sys, pytest_sandboxes.profiles; print('yaml' in sys.modules, 'pytest' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout.split()[0] == "False"

@@ -271,7 +271,7 @@ def refused_or_loaded(path: Path, content: bytes) -> None:
     try:
         Profiles.load(path, source="here")
     except ConfigurationError as error:
-        assert str(error) == one_line(str(error), 1000)  # noqa: PT017
+        assert str(error) == one_line(str(error), 1000)
 
 
 @pytest.fixture(scope="module")

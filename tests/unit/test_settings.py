@@ -344,8 +344,8 @@ def test_any_text_is_read_or_refused(configure: Configure, name: str) -> None:
             try:
                 read_settings(config)
             except ConfigurationError as error:
-                assert str(error).startswith(f"environment variable {variable(name)} is ")  # noqa: PT017
-                assert str(error) == one_line(str(error), 1000)  # noqa: PT017
+                assert str(error).startswith(f"environment variable {variable(name)} is ")
+                assert str(error) == one_line(str(error), 1000)
 
     check()
 
@@ -364,6 +364,6 @@ def test_importing_is_cheap() -> None:
         "import sys, pytest; before = set(sys.modules); import pytest_sandboxes.settings;"
         "print(*sorted(name for name in set(sys.modules) - before))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert all(name.startswith("pytest_sandboxes") for name in done.stdout.split()), done.stdout

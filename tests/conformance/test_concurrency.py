@@ -1,0 +1,136 @@
+"""Many things at once in one slot: each gets its own output, and each end ends its own and nothing else."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from pytest_sandboxes import ExecResult, ExecTimeoutError, Slot
+from tests.conformance.helpers import DAEMON, GENEROUS, SlotFactory, eventually, python, start_python
+from tests.conformance.leftovers import Leftovers
+
+
+def test_threads_on_one_slot(sandbox: Slot) -> None:
+    def work(number: int) -> None:
+        name = f"file {number}"
+        for turn in range(10):
+            text = f"{number}-{turn}\n" * 1000
+            sandbox.write_text(name, text)
+            assert sandbox.exec("cat", name).stdout == text
+            assert sandbox.read_text(name) == text
+            result = sandbox.sh(f"cat; echo {number} >&2; exit {turn}", input=text)
+            assert (result.stdout, result.stderr, result.returncode) == (text, f"{number}\n", turn)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+
+
+def test_a_long_exec_does_not_delay_others(sandbox: Slot) -> None:
+    with ThreadPoolExecutor() as pool:
+        gate = sandbox.popen("sh", "-c", "mkfifo gate; echo ready; sleep 1000")
+        gate.stdout.readline(GENEROUS)
+        long = pool.submit(sandbox.exec, "cat", "gate")
+        for _ in range(10):
+            assert sandbox.exec("echo", "short").stdout == "short\n"
+        assert not long.done()
+        sandbox.sh("echo opened > gate")
+        assert long.result(GENEROUS).stdout == "opened\n"
+
+
+def test_a_timeout_hits_only_its_own(sandbox: Slot, leftovers: Leftovers) -> None:
+    process = sandbox.popen("sh", "-c", "setsid sleep 1000 & echo up; read x; echo alive", env=leftovers.env)
+    assert process.stdout.readline(GENEROUS) == "up\n"
+    leftovers.appear(2)
+    with ThreadPoolExecutor() as pool:
+        survivor = pool.submit(sandbox.sh, "while [ ! -e stop ]; do sleep 0.01; done; echo finished")
+        doomed = [pool.submit(sandbox.sh, "sleep 1000 & setsid sleep 1000", timeout=0.1) for _ in range(4)]
+        for each in doomed:
+            with pytest.raises(ExecTimeoutError):
+                each.result(GENEROUS)
+        sandbox.write_text("stop", "")
+        assert survivor.result(GENEROUS).stdout == "finished\n"
+    assert leftovers.count() == 2
+    process.write("\n")
+    assert process.stdout.readline(GENEROUS) == "alive\n"
+
+
+@pytest.mark.parametrize("popen_first", [True, False], ids=["popen before exec", "exec before popen"])
+def test_an_exec_takes_its_daemons_and_not_those_of_a_popen(sandbox: Slot, popen_first: bool) -> None:
+    ours, theirs = Leftovers(), Leftovers()
+    popen_code = f"{DAEMON}\n    time.sleep(1000)"
+    exec_code = f"{DAEMON}\n    while not os.path.exists('{sandbox.workspace}/stop'): time.sleep(0.01)"
+    with ThreadPoolExecutor() as pool:
+        if popen_first:
+            start_python(sandbox, popen_code, env=theirs.env, until="daemon")
+        command = pool.submit(python, sandbox, exec_code, env=ours.env)
+        ours.appear(2)
+        if not popen_first:
+            start_python(sandbox, popen_code, env=theirs.env, until="daemon")
+        theirs.appear(2)
+        sandbox.write_text("stop", "")
+        assert command.result(GENEROUS).stdout == "daemon\n"
+    assert ours.count() == 0
+    assert theirs.count() == 2
+    assert sandbox.exec("true").success
+    assert theirs.count() == 2
+
+
+@pytest.mark.parametrize("neighbour", ["none", "popen", "exec"])
+def test_what_an_exec_held_is_free_for_the_next(sandbox: Slot, neighbour: str) -> None:
+    # a process with much memory takes its time to go, and lets go of its port after that
+    server = """
+        import _socket, mmap, os, time  # the quick half of `socket`
+        server = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+        server.bind(("127.0.0.1", 4711))
+        server.listen()
+        if os.fork() == 0:
+            os.closerange(0, 3)  # whose end would be waited for
+            memory = mmap.mmap(-1, 100 << 20)
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+            memory.write(bytes(100 << 20))
+            os.mknod("listening")
+            time.sleep(1000)
+        while not os.path.exists("listening"): time.sleep(0.01)
+        os.unlink("listening")
+    """
+    with ThreadPoolExecutor() as pool:
+        if neighbour == "popen":
+            sandbox.popen("sleep", "1000")
+        elif neighbour == "exec":
+            pool.submit(sandbox.sh, "touch up; while [ ! -e stop ]; do sleep 0.01; done")
+            eventually(lambda: "up" in [entry.path for entry in sandbox.list_files()], "the other exec")
+        for _ in range(2):
+            result = python(sandbox, server)
+            assert (result.returncode, result.stderr) == (0, "")
+        sandbox.write_text("stop", "")
+
+
+def test_an_exec_among_others_takes_its_daemons(sandbox: Slot) -> None:
+    marks = [Leftovers() for _ in range(4)]
+    with ThreadPoolExecutor() as pool:
+        commands: list[Future[ExecResult]] = []
+        for number, mark in enumerate(marks):
+            code = f"{DAEMON}\n    while not os.path.exists('{sandbox.workspace}/{number}'): time.sleep(0.01)"
+            commands.append(pool.submit(python, sandbox, code, env=mark.env))
+            mark.appear(2)
+        # out of order: the first one runs without a supervisor, the others with
+        for number in (2, 0, 3, 1):
+            sandbox.write_text(str(number), "")
+            assert commands[number].result(GENEROUS).success
+            assert marks[number].count() == 0
+            running = [
+                mark.count() for mark, command in zip(marks, commands, strict=True) if not command.done()
+            ]
+            assert all(count >= 2 for count in running), running
+
+
+def test_slots_of_one_lease_are_apart(sandbox_factory: SlotFactory) -> None:
+    with sandbox_factory(slots=2) as slots:
+        assert isinstance(slots, tuple)
+        first, second = slots
+        first.write_text("file", "first")
+        second.write_text("file", "second")
+        assert first.read_text("file") == "first"
+        assert second.exec("cat", "file").stdout == "second"
+        assert first.name != second.name

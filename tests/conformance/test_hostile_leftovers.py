@@ -1,0 +1,113 @@
+"""What one lease leaves behind, however it hides it, the next one does not find."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import pytest
+
+from pytest_sandboxes import Slot
+from tests.conformance.attacks import SYSTEM_CALLS
+from tests.conformance.capabilities import Capability
+from tests.conformance.helpers import SlotFactory, python
+
+pytestmark = pytest.mark.needs(Capability.ISOLATION)
+
+
+class Trace(NamedTuple):
+    """Two programs: one leaves something, the other says `clean` or what it found."""
+
+    leave: str
+    look: str
+
+
+def file(path: str) -> Trace:
+    path = f"os.path.expandvars({path!r})"
+    return Trace(
+        f"os.makedirs(os.path.dirname({path}), exist_ok=True); open({path}, 'w').write('x'); os.chmod({path}, 0o777)",
+        f"print(open({path}).read() if os.path.exists({path}) else 'clean')",
+    )
+
+
+TRACES = {
+    "a file in the workspace": file("./left"),
+    "a file in /tmp": file("/tmp/left/below"),
+    "a file in /var/tmp": file("/var/tmp/left"),
+    "a file in /dev/shm": file("/dev/shm/left"),
+    "a file in the home directory": file("$HOME/.config/left"),
+    "a module": Trace(
+        "import site; p = site.getusersitepackages(); os.makedirs(p); open(p + '/usercustomize.py', 'w').write('print(1)')",
+        "import subprocess; print(subprocess.run(['python3', '-c', 'print(\"clean\")'], capture_output=True).stdout.decode())",
+    ),
+    "shared memory": Trace(
+        "print(_LIBC.shmget(4711, 4096, 0o1666))",
+        "print('clean' if _LIBC.shmget(4711, 0, 0) == -1 else 'found')",
+    ),
+    "semaphores": Trace(
+        "print(_LIBC.semget(4711, 1, 0o1666))",
+        "print('clean' if _LIBC.semget(4711, 0, 0) == -1 else 'found')",
+    ),
+    "a message queue": Trace(
+        "print(_LIBC.msgget(4711, 0o1666))",
+        "print('clean' if _LIBC.msgget(4711, 0) == -1 else 'found')",
+    ),
+    "a POSIX message queue": Trace(
+        "print(_LIBC.mq_open(b'/left', os.O_CREAT | os.O_RDWR, 0o666, None))",
+        "print('clean' if _LIBC.mq_open(b'/left', os.O_RDWR) == -1 else 'found')",
+    ),
+    "a port in TIME_WAIT": Trace(
+        """
+import socket
+server = socket.create_server(("127.0.0.1", 4711), reuse_port=False)
+client = socket.create_connection(("127.0.0.1", 4711))
+accepted = server.accept()[0]
+accepted.close(); client.close(); server.close()
+""",
+        """
+import socket
+with socket.socket() as server:  # without SO_REUSEADDR, which would not mind
+    print(attempt(server.bind, ("127.0.0.1", 4711)) or "clean")
+""",
+    ),
+}
+
+
+def run(slot: Slot, code: str) -> str:
+    result = python(slot, SYSTEM_CALLS + code)
+    assert result.stderr == ""
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("way", ["reset", "next lease"])
+@pytest.mark.parametrize("trace", TRACES)
+def test_is_gone(sandbox_factory: SlotFactory, trace: str, way: str) -> None:
+    leave, look = TRACES[trace]
+    with sandbox_factory() as slot:
+        assert run(slot, look) == "clean"
+        run(slot, leave)
+        assert run(slot, look) != "clean"  # or else nothing was left
+        if way == "reset":
+            slot.reset()
+            assert run(slot, look) == "clean"
+    with sandbox_factory() as slot:
+        assert run(slot, look) == "clean"
+
+
+def test_keys_cannot_be_left(sandbox_factory: SlotFactory) -> None:
+    with sandbox_factory() as slot:
+        assert run(slot, 'print(call("add_key", b"user", b"left", b"secret", 6, -4))') == "EPERM"
+        assert run(slot, "print(attempt(open, '/proc/keys'), attempt(open, '/proc/key-users'))") in (
+            "EACCES EACCES",
+            "ENOENT ENOENT",
+        )
+
+
+def test_many_leases_leave_nothing_outside(sandbox_factory: SlotFactory) -> None:
+    places = ["/tmp", "/dev/shm", "/var/tmp"]
+    before = {place: set(os.listdir(place)) for place in places}
+    name = f"left-{os.getpid()}"
+    for _ in range(5):
+        with sandbox_factory() as slot:
+            slot.sh(f"for d in {' '.join(places)} . $HOME; do echo x > $d/{name}; done")
+    assert not [place for place in places if name in set(os.listdir(place)) - before[place]]

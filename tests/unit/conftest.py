@@ -1,0 +1,73 @@
+"""What the tests of the core work with: agents real and made up, and pools of sandboxes that are not there."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pytest_sandboxes import connection as connection_module
+from pytest_sandboxes import pool as pool_module
+from tests.unit import fake_agent
+from tests.unit.fake_agent import Line
+from tests.unit.fake_pool import FakePool
+from tests.unit.fake_port import FakePort
+from tests.unit.running_agent import Marked, RunningAgent, agent_port, running_agent
+
+_marks = itertools.count(1)
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[RunningAgent]:
+    with running_agent(tmp_path) as agent:
+        yield agent
+
+
+@pytest.fixture
+def mark() -> Iterator[Marked]:
+    """Processes that sleep for this many seconds are the test's own."""
+    marked = Marked(os.getpid() * 100_000 + next(_marks))
+    yield marked
+    marked.kill()
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[FakePort]:
+    """A connection to a real agent, whose workspace is beside everything else of the test."""
+    with agent_port(tmp_path / "workspace") as port:
+        yield port
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    """A connection to a fake agent whose clock stands still, but for `tick`."""
+    monkeypatch.setattr(connection_module, "TICK", fake_agent.HOUR)
+    with fake_agent.line() as made:
+        yield made
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePool]:
+    """A pool that looks often, and that has to have ended all that it started."""
+    monkeypatch.setattr(pool_module, "_LOOK_AGAIN", 0.001)
+    others = set(threading.enumerate())  # another test of this process may have a pool
+    fake = FakePool()
+    yield fake
+    fake.before_start = lambda: None
+    fake.pool.close()
+    assert [each.closed for each in fake.sandboxes] == [1] * len(fake.sandboxes)
+    assert fake.backend.closed == 1
+    left = set(threading.enumerate()) - others
+    assert not [thread for thread in left if thread.name.startswith("sandboxes-")]
+
+
+@pytest.fixture
+def threads(fake: FakePool) -> Iterator[ThreadPoolExecutor]:
+    """Threads of users, which end before the pool does."""
+    with ThreadPoolExecutor(32) as threads:
+        yield threads

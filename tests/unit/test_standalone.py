@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_sandboxes.errors import ConfigurationError, LeaseClosedError, SandboxStartError
+from pytest_sandboxes.standalone import StandaloneSandbox, get_backend
+from tests.unit.fake_agent import open_descriptors
+from tests.unit.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def _scratch_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def sandbox() -> Iterator[StandaloneSandbox]:
+    """A sandbox in name only: what is tested here is what surrounds it."""
+    with get_backend("local").create_sandbox(isolation="none") as sandbox:
+        yield sandbox
+
+
+def ours() -> set[str]:
+    """Threads of the package."""
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("sandboxes-")}
+
+
+def test_it_is_a_slot(sandbox: StandaloneSandbox) -> None:
+    sandbox.write_text("greeting", "hello")
+    assert sandbox.exec("cat", "greeting").stdout == "hello"
+    assert sandbox.backend == "local"
+
+
+def test_nothing_is_left_of_it(tmp_path: Path) -> None:
+    before = open_descriptors()
+    for _ in range(2):
+        with get_backend("local").create_sandbox(isolation="none") as sandbox:
+            agent = Path("/proc", sandbox.sh("echo $PPID").stdout.strip())
+            process = sandbox.popen("sleep", "1000")
+            assert agent.exists()
+            assert ours()
+        assert not agent.exists()
+        assert ours() == set()
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(LeaseClosedError):
+            sandbox.exec("true")
+        del process
+    wait_until(lambda: open_descriptors() == before, "the end of all descriptors")
+
+
+def test_it_may_be_ended_twice(sandbox: StandaloneSandbox) -> None:
+    sandbox.terminate()
+    sandbox.terminate()
+
+
+def test_its_time_limit_is_that_of_its_commands() -> None:
+    with (
+        get_backend("local").create_sandbox(isolation="none", timeout=0.05) as sandbox,
+        pytest.raises(TimeoutError, match=r"still running after 0\.05 s"),
+    ):
+        sandbox.exec("sleep", "1000")
+
+
+def test_it_is_reset_to_a_new_one(sandbox: StandaloneSandbox) -> None:
+    sandbox.write_text("old", "x")
+    sandbox.reset()
+    assert sandbox.list_files() == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        (
+            {"imge": "x"},
+            "create_sandbox, profile 'default': unknown profile field 'imge'; did you mean 'image'?",
+        ),
+        ({"timeout": -1}, "create_sandbox, profile 'default': execution_timeout_s"),
+        ({"workdir": "relative"}, "create_sandbox, profile 'default': workspace_base"),
+        ({"gpu": "A100"}, "create_sandbox: gpu of profile 'default' cannot be kept"),
+        ({"isolation": "none", "memory": 100}, "nothing is limited with isolation none"),
+    ],
+)
+def test_mistakes_are_told_and_leave_nothing(fields: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        get_backend("local").create_sandbox(**fields)  # type: ignore[arg-type]
+    assert complaint in str(caught.value)
+    assert ours() == set()
+
+
+def test_a_start_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError("no more processes")
+
+    before = open_descriptors()
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    with pytest.raises(SandboxStartError, match="cannot start an agent: no more processes"):
+        get_backend("local").create_sandbox(isolation="none")
+    assert (ours(), list(tmp_path.iterdir()), open_descriptors()) == (set(), [], before)
+
+
+def test_an_unknown_backend() -> None:
+    with pytest.raises(
+        ConfigurationError, match="get_backend: there is no backend 'lokal'; did you mean 'local'"
+    ):
+        get_backend("lokal")
