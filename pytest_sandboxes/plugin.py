@@ -140,11 +140,14 @@ def _is_concerned(item: pytest.Item) -> bool:
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """End the run where a test module runs into a mistake of configuration, such as a malformed file of tasks."""
+    """End the run where a module runs into a mistake of configuration, such as a malformed file of tasks."""
     report = yield
     call: pytest.CallInfo[Any] | None = getattr(report, "call", None)
-    if call is not None and call.excinfo is not None and isinstance(call.excinfo.value, ConfigurationError):
-        _refuse(collector.config, call.excinfo.value)
+    if call is not None and call.excinfo is not None:
+        error = call.excinfo.value
+        error = getattr(error, "cause", error)  # what kept a conftest file from being imported
+        if isinstance(error, ConfigurationError):
+            _refuse(collector.config, error)
     return report
 
 

@@ -34,7 +34,7 @@ class Agent:
         self._workspace = b"/"
         self._environment: dict[bytes, bytes] = dict(os.environb)
         self._heartbeat_deadline = 30.0
-        self._sacrifice_children = False
+        self._sacrifice: processes.Sacrifice | None = None
         self._kept_until = 0.0
         self._paused_at: float | None = None
         self._controller = -1
@@ -154,7 +154,8 @@ class Agent:
         self._workspace = message["workspace"]
         self._environment.update(message["environment"])
         self._heartbeat_deadline = message["heartbeat_deadline"]
-        self._sacrifice_children = message["sacrifice_children"]
+        if message["sacrifice_children"]:
+            self._sacrifice = processes.Sacrifice()
         for path in message["directories"]:
             os.makedirs(path, 0o755, exist_ok=True)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -190,14 +191,17 @@ class Agent:
         if kind == "exec" and any(job.kind != "file" for job in self._jobs.values()):
             kind = "supervised"
         pipes = Pipes(self._null, message["stdin"], kind != "exec")
+        if self._sacrifice is not None:
+            self._sacrifice.on()
         try:
             command = spawn.Command(message["argv"], environment, cwd, pipes.child)
             pid = command.start() if kind == "exec" else spawn.supervised(command, pipes.report_write)
         except BaseException:
             pipes.close()
             raise
-        if self._sacrifice_children:
-            processes.make_first_victim(pid)
+        finally:
+            if self._sacrifice is not None:
+                self._sacrifice.off()
         self._adopt(Job(request, kind, pid, message["timeout"]), pipes, message["limit"])
 
     def _do_file(self, request: int, message: dict[str, Any]) -> None:

@@ -152,10 +152,24 @@ def exists(process: int) -> bool:
     return True
 
 
-def make_first_victim(process: int) -> None:
-    """Have the kernel choose `process` and its future children before anything else when memory runs out."""
-    try:
-        with open(f"/proc/{process}/oom_score_adj", "wb", 0) as file:
-            file.write(b"1000")
-    except OSError:
-        pass  # it has ended already
+class Sacrifice:
+    """While it is on, what this process starts is chosen before anything else when memory runs out, for all its life.
+
+    The mark is inherited: `forbid_tracing` leaves a process no right to put it on its children, nor on itself but by a
+    descriptor from before. So this has to be made first.
+    """
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        self._usual = os.read(self._fd, 16)
+
+    def on(self) -> None:
+        """For what is started from here on."""
+        self._write(b"1000")
+
+    def off(self) -> None:
+        """For this process itself."""
+        self._write(self._usual)
+
+    def _write(self, score: bytes) -> None:
+        os.write(self._fd, score)

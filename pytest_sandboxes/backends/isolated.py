@@ -99,6 +99,7 @@ class Launcher:
 
     def __init__(self) -> None:
         self._prepared: tuple[bubblewrap.Interpreter, str, str] | None = None
+        self._setpriv: str | None = None
 
     def _prepare(self) -> tuple[bubblewrap.Interpreter, str, str]:
         """The interpreter, the program and where the interpreter's prefix is found, for whoever runs the program."""
@@ -106,6 +107,7 @@ class Launcher:
             interpreter = bubblewrap.Interpreter.current()
             program, prefix = bubblewrap.find(), Path(interpreter.prefix)
             if os.geteuid() == 0:
+                self._setpriv = bubblewrap.find_setpriv()
                 stage = Stage()
                 prefix = stage.passable(prefix) / prefix.name
                 package = program.parents[1]
@@ -143,7 +145,12 @@ class Launcher:
             identity: dict[str, Any] = {}
             if os.geteuid() == 0:
                 uid = _host_uid()
-                identity = {"user": uid, "group": uid, "extra_groups": []}
+                if self._setpriv is None:
+                    identity = {"user": uid, "group": uid, "extra_groups": []}
+                else:
+                    rights = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+                    words = ["setpriv", *rights, program, *words[1:]]
+                    program = self._setpriv
             ours, theirs = socket.socketpair()
             child_side.callback(theirs.close)
             try:

@@ -162,7 +162,7 @@ class Outcomes:
     @pytest.hookimpl(wrapper=True)
     def pytest_assertrepr_compare(self, config: pytest.Config) -> Generator[None, object, object]:
         """Colour no comparison: pytest's control characters could not be told from those of a sandbox."""
-        if not self._shows_sandbox:
+        if not self._shows_sandbox or not config.pluginmanager.hasplugin("terminalreporter"):
             return (yield)
         writer = config.get_terminal_writer()
         colours, writer.code_highlight = writer.code_highlight, False

@@ -89,7 +89,7 @@ class TestPermission:
 @pytest.mark.parametrize("path", ["fifo", "socket", "/dev/null", "/dev/zero", "/dev/tty"])
 def test_what_is_no_regular_file(sandbox: Slot, operation: str, path: str) -> None:
     sandbox.sh("mkfifo fifo; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"socket\")'")
-    with pytest.raises(OSError, match="fifo|socket|/dev") as caught:
+    with pytest.raises(OSError, match=r"fifo|socket|/dev") as caught:
         OPERATIONS[operation](sandbox, path)
     assert caught.value.errno in (errno.EINVAL, errno.EACCES, errno.EROFS)
 
@@ -102,7 +102,7 @@ def test_entries_of_proc(sandbox: Slot, path: str) -> None:
     # /proc/self would be the agent's own, whoever made the link
     sandbox.exec("ln", "-s", path, "link")
     for name in (path, "link"):
-        with pytest.raises(OSError, match="Invalid argument|Permission denied") as caught:
+        with pytest.raises(OSError, match=r"Invalid argument|Permission denied") as caught:
             sandbox.read_bytes(name)
         assert caught.value.errno in (errno.EINVAL, errno.EACCES)
 

@@ -6,6 +6,7 @@ return code and no output is anybody else's, and the sandbox is not lost, becaus
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -254,10 +255,8 @@ while True:
                 sandbox.write_bytes("file", content)
             except OSError:
                 continue
-            try:
+            with contextlib.suppress(OSError):
                 assert sandbox.read_bytes("file") == content
-            except OSError:
-                pass
         hostile.kill()
 
     def test_that_takes_all_processes_there_may_be(self, sandbox: Slot) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -79,10 +80,8 @@ class TestRaces:
     def test_writing(self, sandbox: Slot, race: str) -> None:
         flip(sandbox, race)
         for _ in range(80):
-            try:
+            with contextlib.suppress(OSError):
                 sandbox.write_bytes("tree/victim", b"honest")
-            except OSError:
-                pass
         assert sandbox.exec("true").success
 
     def test_listing(self, sandbox: Slot, race: str) -> None:
@@ -122,10 +121,8 @@ class TestRaces:
         (tmp_path / "source" / "victim" / "below").write_text("honest")
         flip(sandbox, race)
         for _ in range(20):
-            try:
+            with contextlib.suppress(OSError):
                 sandbox.upload(tmp_path / "source", "tree")
-            except OSError:
-                pass
         assert sandbox.exec("true").success
 
 

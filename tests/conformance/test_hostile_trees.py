@@ -108,7 +108,7 @@ def test_ends_at_its_deadline(sandbox: Slot, leftovers: Leftovers, tree: str, *,
     with pytest.raises(ExecTimeoutError) as caught:
         # with sleepers in the way of whoever looks through all processes
         sandbox.sh('python3 -I -S -c "$CODE"; sleep 1000', env={**leftovers.env, "CODE": code}, timeout=0.5)
-    assert leftovers.count() == 0
+    leftovers.vanish()  # what has been killed may take the kernel a moment to bury
     # the promise is half a second, and a machine under test may have other things to do
     assert caught.value.result.duration < 0.5 + 5
     assert sandbox.exec("echo", "usable").stdout == "usable\n"

@@ -104,7 +104,7 @@ class Inner:
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
         self.path = pytester.path
-        self._report = self.path / "report.xml"
+        self.report = self.path / "report.xml"
         self.write("sandboxes.yaml", ONE_AT_A_TIME)
 
     def write(self, name: str, text: str) -> Path:
@@ -120,24 +120,24 @@ class Inner:
 
     def arguments(self, *args: str | Path) -> list[str]:
         """The arguments of every run, and `args`."""
-        self._report.unlink(missing_ok=True)
+        self.report.unlink(missing_ok=True)
         # hypothesis is imported for the summary of each run, which takes longer than the run
         # the family is for `record_property`
         standing = ("-p", "no:hypothesispytest", "-p", FAULTS, "--tb=short", "-o", "junit_family=xunit1")
-        return [*standing, f"--junitxml={self._report}", *map(str, args)]
+        return [*standing, f"--junitxml={self.report}", *map(str, args)]
 
     def run(self, *args: str | Path) -> Run:
         """Run the project's tests in this process."""
-        return Run(self.pytester.runpytest_inprocess(*self.arguments(*args)), self._report)
+        return Run(self.pytester.runpytest_inprocess(*self.arguments(*args)), self.report)
 
     def run_apart(self, *args: str | Path, timeout: float = 120) -> Run:
         """Run the project's tests in a process of their own."""
         command = (sys.executable, "-m", "pytest", *self.arguments(*args))
-        return Run(self.pytester.run(*command, timeout=timeout), self._report)
+        return Run(self.pytester.run(*command, timeout=timeout), self.report)
 
     def finished(self, result: pytest.RunResult) -> Run:
         """What a run that was started otherwise came to."""
-        return Run(result, self._report)
+        return Run(result, self.report)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pytest
 
 from pytest_sandboxes.backends import bubblewrap
 from tests.integration.conftest import Inner, Run
-from tests.integration.faults import agents
 
 TESTS = """
 import pytest
@@ -211,6 +210,29 @@ def test_tasks(inner: Inner, refused: Callable[..., str], text: str, workers: tu
     assert TASKS[text] in sentence
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["", "xdist"])
+def test_tasks_of_a_conftest_file(
+    inner: Inner, refused: Callable[..., str], workers: tuple[str, ...]
+) -> None:
+    inner.write(
+        "below/conftest.py", 'from pytest_sandboxes import load_tasks\nTASKS = load_tasks("tasks.yaml")\n'
+    )
+    inner.write("below/test_below.py", "def test_below(): pass\n")
+    assert refused(*workers).startswith("no task file ")
+
+
+def test_tasks_of_the_first_conftest_file(inner: Inner) -> None:
+    """What happens before plugins are asked for anything is reported by pytest itself."""
+    inner.write("conftest.py", 'from pytest_sandboxes import load_tasks\nTASKS = load_tasks("tasks.yaml")\n')
+    run = inner.run()
+    assert run.exit_code == pytest.ExitCode.USAGE_ERROR
+    assert "conftest.py:2: in <module>" in run.stderr
+    assert run.stderr.splitlines()[-1].startswith(
+        "E   pytest_sandboxes.errors.ConfigurationError: no task file "
+    )
+    assert "pytest_sandboxes/" not in run.stderr, "a traceback of ours"
+
+
 def test_tasks_of_a_hook(inner: Inner, refused: Callable[..., str]) -> None:
     inner.write(
         "conftest.py",
@@ -252,7 +274,6 @@ def test_no_bubblewrap(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sentence.startswith("backend local cannot isolate sandboxes: no bubblewrap; install bubblewrap (")
     for remedy in ("pip install 'pytest-sandboxes[local]'", "backend docker", "--sandbox-isolation none"):
         assert remedy in sentence
-    assert agents() == []
 
 
 def test_a_bubblewrap_that_is_too_old(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-import pytest_rerunfailures
+import pytest_rerunfailures  # type: ignore[import-untyped]
 
 from tests.integration.conftest import Inner
 
@@ -267,9 +267,13 @@ def test_a_loss_while_the_run_is_to_stop_is_not_repeated(inner: Inner) -> None:
     assert run.cases["test_first"].attempts == 1
 
 
-def test_without_junit_and_terminal(inner: Inner) -> None:
-    inner.use_suite("losses")
-    assert inner.run("-p", "no:terminal", "-p", "no:junitxml", "-o", "addopts=").exit_code in {1, 4}
+def test_a_failure_where_there_is_no_terminal(inner: Inner) -> None:
+    inner.write("test_it.py", "def test_it(sandbox):\n    assert sandbox.sh('echo 42').stdout == '43'\n")
+    result = inner.pytester.runpytest_inprocess("-p", "no:terminal", f"--junitxml={inner.report}")
+    run = inner.finished(result)
+    assert run.exit_code == pytest.ExitCode.TESTS_FAILED
+    assert "assert '42\\n' == '43'" in run.cases["test_it"].text
+    assert "- 43" in run.cases["test_it"].text
 
 
 def test_debugger_stops_the_clocks(inner: Inner) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.chaos import leftovers
 from tests.integration.conftest import Inner
-from tests.integration.faults import agents, wait_until
+from tests.integration.faults import wait_until
 
 
 def test_slots(inner: Inner) -> None:
@@ -225,6 +227,15 @@ def test_passes_in_the_end(sandbox, attempt):
 """
 
 
+def mark(inner: Inner) -> str:
+    """Give the project's sandboxes a mark by which they can be counted, beside others of this process."""
+    marker = f"kept-{uuid.uuid4().hex}"
+    inner.write(
+        "sandboxes.yaml", f"profiles: {{default: {{workspace_base: /{marker}, buffer_sandboxes: 0}}}}"
+    )
+    return marker
+
+
 def kept_commands(output: str) -> dict[str, tuple[str, str]]:
     """The commands printed for each test: to enter, and to end."""
     lines = output.splitlines()
@@ -256,6 +267,7 @@ def end_all(commands: Mapping[str, tuple[str, str]]) -> None:
 
 def test_slots_of_failed_tests_are_kept_and_no_others(inner: Inner) -> None:
     inner.write("test_kept.py", KEPT)
+    marker = mark(inner)
     run = inner.run("--sandbox-keep-failed")
     assert run.counts["failed"] == 1
     assert "slots of failed tests, kept for an hour:" in run.stdout
@@ -263,21 +275,22 @@ def test_slots_of_failed_tests_are_kept_and_no_others(inner: Inner) -> None:
     try:
         assert commands.keys() == {"test_kept.py::test_fails"}
         enter, end = commands["test_kept.py::test_fails"]
-        wait_until(lambda: len(agents()) == 1)
-        assert say(enter, "pwd; cat evidence\n") == "/workspace\nof failure"
+        assert leftovers.processes(marker)
+        assert say(enter, "pwd; cat evidence\n") == f"/{marker}\nof failure"
         assert "sleep" in say(enter, "cat /proc/[0-9]*/comm\n").split(), "what the test had left running"
         subprocess.run(shlex.split(end), check=True)
-        wait_until(lambda: not agents())
+        leftovers.seconds_until_gone(marker, 60)
     finally:
         end_all(commands)
 
 
 def test_nothing_is_kept_unless_asked_for(inner: Inner) -> None:
     inner.write("test_kept.py", KEPT)
+    marker = mark(inner)
     run = inner.run()
     assert run.counts["failed"] == 1
     assert kept_commands(run.stdout) == {}
-    assert agents() == []
+    leftovers.seconds_until_gone(marker, 60)
 
 
 def test_a_kept_slot_outlives_its_run(inner: Inner) -> None:

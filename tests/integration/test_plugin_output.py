@@ -159,7 +159,7 @@ def test_colours_are_those_of_pytest(inner: Inner) -> None:
 def test_junit(inner: Inner) -> None:
     write_tests(inner)
     run = inner.run("-o", "junit_logging=all")
-    text = (inner.path / "report.xml").read_text(encoding="utf-8")
+    text = inner.report.read_text(encoding="utf-8")
     check_harmless(text.replace("&#10;", "\n"))
     assert run.verdicts["test_property"] == "passed"
     assert run.verdicts["test_teardown"] == "error"
@@ -171,7 +171,7 @@ def test_workers_of_xdist(inner: Inner) -> None:
     assert "INTERNALERROR" not in terminal_of(run)
     assert run.exit_code == pytest.ExitCode.TESTS_FAILED
     check_harmless(terminal_of(run))
-    check_harmless((inner.path / "report.xml").read_text(encoding="utf-8").replace("&#10;", "\n"))
+    check_harmless(inner.report.read_text(encoding="utf-8").replace("&#10;", "\n"))
 
 
 def test_a_lost_attempt_says_nothing_hostile_either(inner: Inner) -> None:
@@ -191,7 +191,7 @@ def test_a_lost_attempt_says_nothing_hostile_either(inner: Inner) -> None:
     assert run.verdicts == {"test_it": "failure"}
     assert "What the test made of it" in run.stdout
     check_harmless(terminal_of(run))
-    check_harmless((inner.path / "report.xml").read_text(encoding="utf-8").replace("&#10;", "\n"))
+    check_harmless(inner.report.read_text(encoding="utf-8").replace("&#10;", "\n"))
 
 
 def test_a_post_mortem_debugger_prints_nothing_hostile(inner: Inner) -> None:
@@ -228,7 +228,7 @@ def test_lines_of_a_megabyte(inner: Inner) -> None:
         import pytest
 
         def test_message(sandbox):
-            line = sandbox.sh("head -c 1000000 /dev/zero | tr '\\\\0' '\\\\033'").stdout
+            line = sandbox.sh("printf '\\\\033[2J'; head -c 1000000 /dev/zero | tr '\\\\0' x").stdout
             print(line)
             pytest.fail(line)
 

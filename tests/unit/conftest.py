@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pytest_sandboxes import connection as connection_module
 from pytest_sandboxes import pool as pool_module
@@ -18,6 +19,10 @@ from tests.unit.fake_agent import Line
 from tests.unit.fake_pool import FakePool
 from tests.unit.fake_port import FakePort
 from tests.unit.running_agent import Marked, RunningAgent, agent_port, running_agent
+
+# no deadline, because machines are busy; nothing kept, because a checkout may be somebody else's; no surprises in CI
+settings.register_profile("core", deadline=None, database=None, derandomize="CI" in os.environ)
+settings.load_profile("core")
 
 _marks = itertools.count(1)
 

@@ -95,8 +95,14 @@ def test_limits_and_sacrifices_reach_children(tmp_path: Path) -> None:
         _, limits = agent.run("cat", "/proc/self/limits")
         assert "Max processes             4000                 4000" in limits
         assert "Max core file size        0                    0" in limits
-        waits = "until [ $(cat /proc/self/oom_score_adj) = 1000 ]; do :; done; echo first"
-        assert agent.run("sh", "-c", waits)[1] == "first\n"
+        for kind in KINDS:
+            number = agent.start_as(kind, "sh", "-c", "cat /proc/self/oom_score_adj")
+            agent.wait_for_ends(number, agent.result(number))
+            assert agent.output[number, wire.STDOUT] == b"1000\n"
+        assert (
+            Path(f"/proc/{agent.pid}/oom_score_adj").read_text()
+            == Path("/proc/self/oom_score_adj").read_text()
+        )
 
 
 # -- what it makes of nonsense

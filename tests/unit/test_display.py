@@ -3,7 +3,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_sandboxes.display import one_line, printable, tail
@@ -44,7 +44,6 @@ def obeyed(text: str, allowed: str = "") -> list[str]:
     ]
 
 
-@settings(deadline=None)
 @given(anything | hostile)
 def test_nothing_printable_is_obeyed_and_all_of_it_can_be_written(text: str) -> None:
     shown = printable(text)
@@ -52,7 +51,6 @@ def test_nothing_printable_is_obeyed_and_all_of_it_can_be_written(text: str) -> 
     assert obeyed(shown, "\n\t") == []
 
 
-@settings(deadline=None)
 @given(anything | hostile)
 def test_what_is_printable_stays_as_it_is(text: str) -> None:
     assert printable(printable(text)) == printable(text)
@@ -78,7 +76,6 @@ def test_the_rest_is_written_as_escapes(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-@settings(deadline=None)
 @given(anything | hostile, st.integers(1, 50))
 def test_one_line_is_one_line_of_at_most_its_limit(text: str, limit: int) -> None:
     line = one_line(text, limit)
@@ -95,7 +92,6 @@ def test_a_cut_line_shows_it() -> None:
     assert one_line("a\nb\tc") == r"a\nb\tc"
 
 
-@settings(deadline=None)
 @given(anything | hostile, st.integers(1, 5), st.integers(1, 80))
 def test_a_tail_is_so_many_prefixed_lines(text: str, lines: int, characters: int) -> None:
     shown = tail(text, lines=lines, characters=characters)

@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_sandboxes import operations
@@ -134,7 +134,6 @@ def test_a_malformed_listing_loses_the_sandbox(output: bytes) -> None:
         listing(output, 2)
 
 
-@settings(deadline=None)
 @given(
     st.binary()
     | st.lists(junk, max_size=7).map(lambda fields: entry(**dict(zip("abcdefg", fields, strict=False))))

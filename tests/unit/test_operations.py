@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_sandboxes import operations
@@ -125,7 +125,6 @@ answers = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(answers | st.builds(lambda changes: {**FILE_RESULT, **changes}, answers), st.booleans())
 def test_any_answer_is_a_result_or_an_error_of_ours(answer: dict[str, object], check: bool) -> None:
     port = AnsweringPort(answer)
@@ -147,7 +146,6 @@ def test_any_answer_is_a_result_or_an_error_of_ours(answer: dict[str, object], c
     assert repr(result)
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(list(FILE_OPERATIONS)),
     answers | st.builds(lambda changes: {**FILE_RESULT, **changes}, answers),

@@ -208,7 +208,7 @@ class ShelfMachine(RuleBasedStateMachine):
 
 
 TestShelf = ShelfMachine.TestCase
-TestShelf.settings = settings(deadline=None, max_examples=150, stateful_step_count=40)
+TestShelf.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 def shelf(maximum: int = 4, buffer: int = 0, minimum: int = 0, attempts: int = 2) -> Shelf[FakeSandbox]:

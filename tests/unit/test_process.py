@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_sandboxes import operations
@@ -54,14 +54,12 @@ def feed(*pieces: bytes) -> Piped:
 # -- lines
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("ab\n", max_size=8).map(str.encode), max_size=8))
 def test_lines_are_the_same_however_they_come(pieces: list[bytes]) -> None:
     whole = b"".join(pieces).decode()
     assert list(Output(feed(*filter(None, pieces)))) == whole.splitlines(keepends=True)
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=8), max_size=8), st.data())
 def test_bytes_and_lines_may_be_read_in_turns(pieces: list[bytes], data: st.DataObject) -> None:
     output = Output(feed(*pieces))
@@ -321,7 +319,6 @@ def test_a_cancelled_wait_leaves_the_process_and_a_cancelled_write_the_rest(port
     assert port.losses == []
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("ab\n", min_size=1, max_size=8).map(str.encode), max_size=8))
 def test_async_lines_are_the_same_as_sync_ones(pieces: list[bytes]) -> None:
     async def main() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_sandboxes.errors import CommandFailedError, ExecTimeoutError
@@ -16,7 +16,6 @@ def result(**changes: object) -> ExecResult:
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 
 
-@settings(deadline=None)
 @given(st.lists((anything | hostile).map(lambda text: describe_name(text.encode("utf-8", "surrogatepass")))))
 def test_a_repr_obeys_no_command_line(words: list[str]) -> None:
     shown = repr(result(argv=tuple(words)))
@@ -24,7 +23,6 @@ def test_a_repr_obeys_no_command_line(words: list[str]) -> None:
     shown.encode()
 
 
-@settings(deadline=None)
 @given(
     st.binary(max_size=200) | hostile.map(lambda text: text.encode("utf-8", "surrogatepass")), st.booleans()
 )
@@ -78,7 +76,6 @@ def test_a_cut_of_either_stream_is_a_cut(stream: str) -> None:
     assert not result().truncated
 
 
-@settings(deadline=None)
 @given(st.binary())
 def test_text_is_what_came_with_replacements(output: bytes) -> None:
     made = result(stdout_bytes=output, stderr_bytes=output)
@@ -111,7 +108,6 @@ def test_content_says_whether_it_was_cut() -> None:
         assert [entry.path for entry in listing] == ["a"]
 
 
-@settings(deadline=None)
 @given(st.binary())
 def test_names_are_described_safely_and_losslessly_enough_to_tell_apart(name: bytes) -> None:
     shown = describe_name(name)

@@ -24,9 +24,20 @@ def sandbox() -> Iterator[StandaloneSandbox]:
         yield sandbox
 
 
+_others: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_others() -> None:
+    """Another test of this process may have left a pool to its session."""
+    _others.clear()
+    _others.update(threading.enumerate())
+
+
 def ours() -> set[str]:
-    """Threads of the package."""
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("sandboxes-")}
+    """Threads of the package that the test has started."""
+    started = set(threading.enumerate()) - _others
+    return {thread.name for thread in started if thread.name.startswith("sandboxes-")}
 
 
 def test_it_is_a_slot(sandbox: StandaloneSandbox) -> None:

@@ -5,7 +5,7 @@ import threading
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_sandboxes.agent.wire import WINDOW, ProtocolError
@@ -22,7 +22,6 @@ pieces = st.lists(st.binary(min_size=1, max_size=40), max_size=10)
 # -- kept
 
 
-@settings(deadline=None)
 @given(pieces, st.integers(0, 400))
 def test_all_is_kept_up_to_the_limit_and_no_byte_more(sent: list[bytes], limit: int) -> None:
     kept = Kept(limit)
@@ -72,7 +71,6 @@ def test_a_failed_stream_keeps_what_came() -> None:
 # -- piped
 
 
-@settings(deadline=None)
 @given(pieces)
 def test_pieces_come_out_in_order_and_each_is_granted_as_it_is_read(sent: list[bytes]) -> None:
     granted: list[int] = []

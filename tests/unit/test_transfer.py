@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_sandboxes import transfer
@@ -119,7 +119,6 @@ def test_a_sandbox_that_is_lost_on_the_way(line: Line, tmp_path: Path) -> None:
             done.result(DEADLINE)
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=20), max_size=8), st.lists(st.integers(1, 30)))
 def test_a_stream_reads_like_a_file(pieces: list[bytes], sizes: list[int]) -> None:
     stream = Piped()

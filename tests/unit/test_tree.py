@@ -89,7 +89,7 @@ def plant(world: Path) -> tuple[Path, Path]:
 # -- hostile trees
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.booleans(), st.lists(hostile_records, max_size=6))
 def test_nothing_outside_the_destination_is_touched(with_top: bool, records: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,6 @@ def test_nothing_outside_the_destination_is_touched(with_top: bool, records: lis
             )
 
 
-@settings(deadline=None)
 @given(
     st.binary(max_size=100) | st.lists(hostile_records, max_size=3).map(lambda parts: TOP + b"".join(parts))
 )
@@ -317,7 +316,7 @@ def folders(draw: st.DrawFn) -> Folder:
     return Folder({path: draw(content) for path in leaves[:split]}, leaves[split:])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(folders())
 def test_a_tree_arrives_as_it_was(folder: Folder) -> None:
     with tempfile.TemporaryDirectory() as scratch:
@@ -347,7 +346,6 @@ def test_a_tree_goes_over_what_is_there(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "new" / "a").iterdir()} == {"kept", "b"}
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=50), st.integers(0, 60), st.lists(st.integers(-1, 60)))
 def test_a_file_has_the_size_that_was_announced_whatever_becomes_of_it(
     content: bytes, size: int, reads: list[int]

@@ -4,7 +4,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_sandboxes.agent import wire
@@ -35,7 +35,6 @@ def same(left: object, right: object) -> bool:
 # -- values
 
 
-@settings(deadline=None)
 @given(values)
 def test_a_value_comes_back_as_it_was(value: object) -> None:
     assert same(decode(encode(value)), value)
@@ -81,7 +80,6 @@ def mangled(draw: st.DrawFn) -> bytes:
     return bytes(encoded[: draw(st.integers(0, len(encoded)))]) + draw(st.binary(max_size=2))
 
 
-@settings(deadline=None)
 @given(st.binary() | mangled())
 def test_hostile_bytes_are_a_value_or_a_protocol_error(data: bytes) -> None:
     try:
@@ -153,7 +151,6 @@ def test_a_value_takes_memory_in_proportion_to_its_bytes(item: bytes) -> None:
 # -- frames
 
 
-@settings(deadline=None)
 @given(frames, st.data())
 def test_frames_come_out_whole_however_the_stream_is_cut(
     sent: list[tuple[int, int, bytes]], data: st.DataObject
@@ -167,7 +164,6 @@ def test_frames_come_out_whole_however_the_stream_is_cut(
     assert received == sent
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=10))
 def test_hostile_streams_are_frames_or_a_protocol_error(pieces: list[bytes]) -> None:
     reader = FrameReader()
