@@ -10,6 +10,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from random import SystemRandom
@@ -78,14 +79,11 @@ class Isolated(Launched):
         return 0 if self._group is None else self._group.oom_kills()
 
     def keep(self) -> tuple[str, str]:
-        enter = f"nsenter --target {self._pid} --user --preserve-credentials --mount --pid --net --ipc --uts"
+        module = [sys.executable, "-m", "pytest_sandboxes.backends.enter"]
         os.close(self._pidfd)
         self._pidfd = -1
         disown(self._bwrap)
-        there = shlex.quote(
-            f"cd {shlex.quote(self.setup.workspace)} && exec /bin/sh"
-        )  # --wd is looked up outside
-        return f"{enter} /bin/sh -c {there}", f"kill -9 {self._pid}"
+        return shlex.join([*module, str(self._pid), self.setup.workspace]), f"kill -9 {self._pid}"
 
 
 class Launcher:

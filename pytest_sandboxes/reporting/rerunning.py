@@ -51,8 +51,9 @@ def forget_failed_fixtures(item: pytest.Item, kind: type[Exception]) -> None:
     known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
     for definitions in known.values():
         for definition in definitions:
-            if definition.cached_result is None or definition.cached_result[2] is None:
+            if definition.cached_result is None:
                 continue
-            error, _ = definition.cached_result[2]
+            cached: Any = definition.cached_result[2]
+            error = cached[0] if isinstance(cached, tuple) else cached  # pytest before 8.3 keeps no traceback
             if isinstance(error, kind):
                 definition.finish(item._request)  # type: ignore[attr-defined]

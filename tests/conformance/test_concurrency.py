@@ -77,22 +77,21 @@ def test_an_exec_takes_its_daemons_and_not_those_of_a_popen(sandbox: Slot, popen
 
 
 @pytest.mark.parametrize("neighbour", ["none", "popen", "exec"])
-def test_what_an_exec_held_is_free_for_the_next(sandbox: Slot, neighbour: str) -> None:
-    # a process with much memory takes its time to go, and lets go of its port after that
-    server = """
-        import _socket, mmap, os, time  # the quick half of `socket`
-        server = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-        server.bind(("127.0.0.1", 4711))
-        server.listen()
-        if os.fork() == 0:
+def test_not_even_a_dying_process_is_left_of_an_exec(sandbox: Slot, neighbour: str) -> None:
+    # one with much memory takes its time, and holds its ports and locks until then
+    daemon = """
+        import mmap, os, time
+        child = os.fork()
+        if child == 0:
             os.closerange(0, 3)  # whose end would be waited for
-            memory = mmap.mmap(-1, 100 << 20)
+            memory = mmap.mmap(-1, 32 << 20)
             memory.madvise(mmap.MADV_NOHUGEPAGE)
-            memory.write(bytes(100 << 20))
-            os.mknod("listening")
+            memory.write(bytes(32 << 20))
+            os.mknod("ready")
             time.sleep(1000)
-        while not os.path.exists("listening"): time.sleep(0.01)
-        os.unlink("listening")
+        while not os.path.exists("ready"): time.sleep(0.005)
+        os.unlink("ready")
+        print(child)
     """
     with ThreadPoolExecutor() as pool:
         if neighbour == "popen":
@@ -100,9 +99,9 @@ def test_what_an_exec_held_is_free_for_the_next(sandbox: Slot, neighbour: str) -
         elif neighbour == "exec":
             pool.submit(sandbox.sh, "touch up; while [ ! -e stop ]; do sleep 0.01; done")
             eventually(lambda: "up" in [entry.path for entry in sandbox.list_files()], "the other exec")
-        for _ in range(2):
-            result = python(sandbox, server)
-            assert (result.returncode, result.stderr) == (0, "")
+        for _ in range(5):
+            child = int(python(sandbox, daemon).stdout)
+            assert not sandbox.exec("test", "-e", f"/proc/{child}").success
         sandbox.write_text("stop", "")
 
 

@@ -198,10 +198,11 @@ os._exit(7)
 
 KILLER = """
 import os, sys, time
-number = int(sys.argv[1])
+number, seconds = int(sys.argv[1]), float(sys.argv[2])
+end = time.monotonic() + seconds
 print("hostile", flush=True)
 own = os.getpid(), os.getppid()
-while True:
+while time.monotonic() < end:
     for process in filter(str.isdigit, os.listdir("/proc")):
         if int(process) not in own:
             try:
@@ -216,7 +217,7 @@ class TestHostilePopen:
 
     @pytest.mark.parametrize("number", [2, 9, 15])
     def test_that_kills_all_it_sees(self, sandbox: Slot, number: int) -> None:
-        hostile = start_python(sandbox, KILLER, str(number), until="hostile")
+        hostile = start_python(sandbox, KILLER, str(number), "1000", until="hostile")
         for _ in range(30):
             content = b"right" * 10_000
             try:
@@ -230,13 +231,19 @@ class TestHostilePopen:
         hostile.kill()
 
     def test_that_stops_all_it_sees(self, sandbox: Slot) -> None:
-        hostile = start_python(sandbox, KILLER, "19", until="hostile")
+        hostile = start_python(sandbox, KILLER, "19", "1000", until="hostile")
         for _ in range(3):
             try:
                 assert sandbox.sh("exit 7", timeout=0.3).returncode == 7
             except ExecTimeoutError as timeout:
                 assert timeout.result.returncode != 0
         hostile.kill()
+
+    def test_that_has_stopped_what_works_on_files(self, sandbox: Slot) -> None:
+        sandbox.write_bytes("file", bytes(20 << 20))
+        hostile = start_python(sandbox, KILLER, "19", "0.3", until="hostile")
+        while hostile.poll() is None:
+            assert len(sandbox.read_bytes("file")) == 20 << 20
 
     def test_that_limits_all_it_sees(self, sandbox: Slot) -> None:
         code = """

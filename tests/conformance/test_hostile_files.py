@@ -216,12 +216,29 @@ def test_times_and_sizes_beyond_reason(sandbox: Slot, tmp_path: Path) -> None:
     """
     python(sandbox, code)
     assert [entry.size for entry in sandbox.list_files()] == [2**43, 0, 0, 0]
-    for kind in ("tar", "tar.gz", "zip"):
-        assert sandbox.archive(format=kind, max_bytes=10_000)
+    assert sandbox.archive(max_bytes=10_000).truncated
     with pytest.raises(OutputLimitExceededError):
         sandbox.download(".", tmp_path / "copy")
-    sandbox.exec("rm", "0")
+    sandbox.exec("truncate", "-s", "1", "0")
+    for kind in ("tar", "tar.gz", "zip"):
+        assert not sandbox.archive(format=kind).truncated
     assert sandbox.download(".", tmp_path / "copy") == []
+
+
+@pytest.mark.needs(Capability.ISOLATION)  # otherwise it may be root, to whom nothing is closed
+def test_a_workspace_that_code_has_closed_is_closed_to_it(sandbox: Slot) -> None:
+    sandbox.sh("echo content > file; chmod 0 .")
+    for call in (
+        lambda: sandbox.exec("true"),
+        lambda: sandbox.popen("true"),
+        lambda: sandbox.read_bytes("file"),
+        lambda: sandbox.write_bytes("file", b""),
+        sandbox.list_files,
+    ):
+        with pytest.raises(PermissionError):
+            call()
+    assert sandbox.exec("chmod", "755", sandbox.workspace, cwd="/").success
+    assert sandbox.read_text("file") == "content\n"
 
 
 @pytest.mark.needs(Capability.ISOLATION)

@@ -123,7 +123,9 @@ class Inner:
         self.report.unlink(missing_ok=True)
         # hypothesis is imported for the summary of each run, which takes longer than the run
         # the family is for `record_property`
-        standing = ("-p", "no:hypothesispytest", "-p", FAULTS, "--tb=short", "-o", "junit_family=xunit1")
+        standing = ["-p", "no:hypothesispytest", "-p", FAULTS, "--tb=short", "-o", "junit_family=xunit1"]
+        if "-n" not in args:  # beside it, pytest-rerunfailures opens a socket that it never closes
+            standing += ["-p", "no:xdist"]
         return [*standing, f"--junitxml={self.report}", *map(str, args)]
 
     def run(self, *args: str | Path) -> Run:

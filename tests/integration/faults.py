@@ -5,6 +5,7 @@ Agents are found through /proc, as children of this process, without a word from
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -102,7 +103,8 @@ def signal_agents(number: int) -> list[int]:
     found = agents()
     assert found, "there is no sandbox"
     for pid in found:
-        os.kill(pid, number)
+        with contextlib.suppress(ProcessLookupError):  # one that has been given up may be on its way out
+            os.kill(pid, number)
     return found
 
 

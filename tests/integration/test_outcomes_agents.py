@@ -8,9 +8,18 @@ from tests.integration.conftest import Inner
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Agents are given up after fractions of a second."""
-    monkeypatch.setattr("pytest_sandboxes.connection.TICK", 0.02)
+def hasty(inner: Inner) -> None:
+    """A fixture for the project: from its use on, an agent is soon given up. Honest agents have all the time they need."""
+    inner.write(
+        "conftest.py",
+        """
+        import pytest
+
+        @pytest.fixture
+        def lose_patience(monkeypatch):
+            return lambda: monkeypatch.setattr("pytest_sandboxes.connection.TICK", 0.02)
+        """,
+    )
 
 
 def test_a_liar_is_found_out_and_its_answer_does_not_count(inner: Inner) -> None:
@@ -66,14 +75,15 @@ def test_an_agent_that_never_answers(inner: Inner, hasty: None) -> None:
         from tests.integration.faulty_backends import Liar
 
         @pytest.fixture(autouse=True)
-        def silence(sandbox, attempt):
+        def silence(sandbox, attempt, lose_patience):
             if attempt == 1:
+                lose_patience()
                 Liar.forge = lambda *frame: b"" if frame[0] == wire.RESULT else wire.frame(*frame)
             yield
             Liar.forge = None
 
-        def test_it(sandbox):
-            sandbox.exec("true", timeout=0.1)
+        def test_it(sandbox, attempt):
+            sandbox.exec("true", timeout=0.1 if attempt == 1 else 60)
         """,
     )
     run = inner.run("--sandbox-backend=liar")
@@ -91,8 +101,9 @@ def test_a_stopped_agent_is_given_up(
         import signal
         from tests.integration.faults import signal_agents
 
-        def test_it(sandbox, attempt):
+        def test_it(sandbox, attempt, lose_patience):
             if {when == "always"} or attempt == 1:
+                lose_patience()
                 signal_agents(signal.SIGSTOP)
             sandbox.list_files()
         """,

@@ -276,10 +276,11 @@ def test_slots_of_failed_tests_are_kept_and_no_others(inner: Inner) -> None:
         assert commands.keys() == {"test_kept.py::test_fails"}
         enter, end = commands["test_kept.py::test_fails"]
         assert leftovers.processes(marker)
-        assert say(enter, "pwd; cat evidence\n") == f"/{marker}\nof failure"
+        assert say(enter, "pwd; id -un; cat evidence\n") == f"/{marker}\nsandbox\nof failure"
         assert "sleep" in say(enter, "cat /proc/[0-9]*/comm\n").split(), "what the test had left running"
         subprocess.run(shlex.split(end), check=True)
         leftovers.seconds_until_gone(marker, 60)
+        assert say(enter, "pwd\n").startswith("cannot enter process "), "there is nothing any more"
     finally:
         end_all(commands)
 

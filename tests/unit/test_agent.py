@@ -13,6 +13,7 @@ import pytest
 from pytest_sandboxes.agent import wire
 from pytest_sandboxes.agent.jobs import Report
 from pytest_sandboxes.agent.link import Poller
+from pytest_sandboxes.operations import _parse_entries
 from tests.unit.running_agent import KINDS, RunningAgent, running_agent
 
 # -- commands
@@ -88,6 +89,16 @@ def test_children_inherit_nothing_of_the_agent(agent: RunningAgent) -> None:
         assert agent.output[number, wire.STDOUT].split() == [b"0", b"1", b"2", b"3"], (
             "3 is the listed directory"
         )
+
+
+def test_file_workers_hold_nothing_of_the_agent(agent: RunningAgent) -> None:
+    message = {"action": "list", "path": b"/proc/self/fd", "limit": 10_000, "stdin": False}
+    number = agent.request("file", {**message, "recursive": False, "digests": False, "entries": 100})
+    agent.result(number)
+    listed = _parse_entries(agent.output[number, wire.STDOUT], 100)
+    assert {entry.path for entry in listed} == {"0", "1", "2", "3", "4"}, (
+        "3 is its report, 4 the listed directory"
+    )
 
 
 def test_limits_and_sacrifices_reach_children(tmp_path: Path) -> None:

@@ -135,12 +135,14 @@ def test_a_process_name_cannot_hide_its_parent(agent: RunningAgent, mark: Marked
 
 
 def test_no_deadline_passes_while_somebody_debugs(agent: RunningAgent) -> None:
-    number = agent.start("sleep", "1000", timeout=0.2)
     agent.send(wire.PAUSE)
-    agent.run("sleep", "0.4")
+    number = agent.start("sleep", "1000", timeout=0.1)
+    agent.run("sleep", "1.5")
     assert not [frame for frame in agent.frames if frame[:2] == (wire.RESULT, number)]
     agent.send(wire.RESUME)
-    assert agent.result(number)["timed_out"] is True
+    answer = agent.result(number)
+    assert answer["timed_out"] is True
+    assert answer["late"] < 1, "the time of the pause was counted"
 
 
 def test_a_command_that_ends_by_itself_while_somebody_debugs_has_ended(agent: RunningAgent) -> None:

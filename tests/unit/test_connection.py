@@ -176,9 +176,9 @@ def test_a_wait_for_input_to_be_read_can_be_given_up(line: Line) -> None:
     request, number = line.ask()
     waiting = request.write(bytes(wire.WINDOW + 1))
     waiting.cancel()  # as a cancelled task does
-    line.agent.send(wire.STDIN_CREDIT, number, (wire.WINDOW).to_bytes(4, "big"))
-    line.agent.answer(number)
-    assert request.future.result(DEADLINE)
+    credit = wire.frame(wire.STDIN_CREDIT, number, wire.WINDOW.to_bytes(4, "big"))
+    line.agent.send_raw(credit + wire.frame(wire.RESULT, number, wire.encode({})))  # to be taken in one go
+    assert request.future.result(DEADLINE) == {}
 
 
 def test_two_writers_do_not_mix(line: Line) -> None:

@@ -73,7 +73,6 @@ class ShelfMachine(RuleBasedStateMachine):
     def expect(self, leases: int) -> None:
         self.carry_out(self.shelf.expect(leases))
 
-    @precondition(lambda self: not self.shelf.closed)
     @rule(data=st.data())
     def ask(self, data: st.DataObject) -> None:
         waiter = FakeWaiter(data.draw(st.integers(1, self.shelf.maximum)), "somebody")
@@ -137,13 +136,6 @@ class ShelfMachine(RuleBasedStateMachine):
         assert (gone in plan.close) is was_idle
         self.carry_out(plan)
 
-    @rule()
-    def close(self) -> None:
-        error = PoolClosedError("over")
-        self.held.clear()
-        self.carry_out(self.shelf.close(error), error)
-        assert self.alive == set()
-
     # -- what always holds
 
     @invariant()
@@ -171,10 +163,18 @@ class ShelfMachine(RuleBasedStateMachine):
         """From wherever this has got to: when nothing starts, it ends; when all goes well, all are served."""
         if not hasattr(self, "shelf"):
             return
-        if not self.shelf.closed:
-            self.give_up_after_failures()
-            self.serve_everybody()
+        self.give_up_after_failures()
+        self.serve_everybody()
         self.close()
+
+    def close(self) -> None:
+        held = [each for sandboxes in self.held.values() for each in sandboxes]
+        self.held.clear()
+        error = PoolClosedError("over")
+        self.carry_out(self.shelf.close(error), error)
+        assert self.alive == set()
+        for nothing in (self.shelf.give_back(held), self.shelf.expect(9), self.shelf.close(error)):
+            assert nothing == Plan()
         while self.starting:
             self.starting -= 1
             fresh = sandbox()
@@ -273,6 +273,17 @@ def test_a_small_wish_does_not_overtake_a_large_one() -> None:
 def test_a_wish_that_cannot_come_true_is_refused() -> None:
     with pytest.raises(ValueError, match="5 slots are more than the 4"):
         shelf(maximum=4).ask(FakeWaiter(5, "greedy"))
+
+
+def test_a_wish_that_is_withdrawn_gives_back_what_it_has_been_granted() -> None:
+    made = shelf(maximum=1)
+    hasty, next_one, fresh = FakeWaiter(1, "hasty"), FakeWaiter(1, "next"), sandbox()
+    made.ask(hasty)
+    made.ask(next_one)
+    made.started(fresh)
+    assert made.give_up(hasty) == Plan(start=1, close=[fresh])
+    assert made.give_up(next_one) == Plan()
+    assert list(made.waiting) == []
 
 
 def test_failures_in_a_row_are_told_to_all_who_wait() -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import stat
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +17,12 @@ from pytest_sandboxes.agent import wire
 from pytest_sandboxes.errors import OutputLimitExceededError, SandboxLostError
 from pytest_sandboxes.streams import Piped
 from pytest_sandboxes.transfer import _Reader
-from tests.unit.fake_agent import RESULT, Line
+from tests.unit.fake_agent import Line, file_answer
 from tests.unit.fake_port import FakePort
 from tests.unit.test_tree import TOP, record, snapshot
 from tests.unit.waiting import DEADLINE
 
-FINE = {name: value for name, value in RESULT.items() if name != "status"} | {"truncated": False, "size": 0}
+FINE = file_answer()
 MISSING = {"error": "FileNotFoundError", "errno": 2, "message": "", "filename": b"there"}
 
 
@@ -222,18 +224,32 @@ def test_a_missing_source_is_pythons_own_error(port: FakePort, tmp_path: Path) -
     assert not (tmp_path / "workspace" / "there").exists()
 
 
-def test_no_more_is_sent_ahead_than_is_read(line: Line, tmp_path: Path) -> None:
+class Outbox:
+    """A request that takes what is written to it when it is told to."""
+
+    def __init__(self) -> None:
+        self.future: Future[dict[str, object]] = Future()
+        self.future.set_result(file_answer())
+        self.waiting: deque[Future[None]] = deque()
+        self.most = 0
+
+    def write(self, _: bytes) -> Future[None]:
+        self.waiting.append(Future())
+        self.most = max(self.most, len(self.waiting))
+        return self.waiting[-1]
+
+    def end_input(self) -> None:
+        pass
+
+
+def test_little_is_read_ahead_of_what_has_been_sent(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(bytes(64 * wire.WINDOW))
+    outbox = Outbox()
+    port: Any = SimpleNamespace(request=lambda *_, **__: outbox)
     with ThreadPoolExecutor(1) as threads:
-        done: Any = threads.submit(transfer.upload, line, tmp_path / "source", "there")
-        number, _ = line.agent.receive_request()
-        received = 0
-        while received < wire.WINDOW:
-            received += len(line.agent.receive(wire.STDIN)[1])
-        assert received == wire.WINDOW
-        assert not done.done()
-        held = sum(len(view) for view, _ in line.connection._requests[number].input._waiting)
-        assert held <= 16 << 18
-        line.agent.close()
-        with pytest.raises(SandboxLostError):
-            done.result(DEADLINE)
+        done = threads.submit(transfer.upload, port, tmp_path / "source", "there")
+        while not done.done():
+            if len(outbox.waiting) > transfer._AHEAD:
+                outbox.waiting.popleft().set_result(None)
+        done.result(DEADLINE)
+    assert outbox.most == transfer._AHEAD + 1

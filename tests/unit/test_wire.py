@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import tracemalloc
 from typing import Any
 
@@ -42,6 +43,17 @@ def test_a_value_comes_back_as_it_was(value: object) -> None:
 
 def test_what_is_like_a_list_or_bytes_comes_back_as_that() -> None:
     assert decode(encode((1, bytearray(b"a"), memoryview(b"b")))) == [1, b"a", b"b"]
+
+
+def test_values_of_derived_types_come_back_as_what_they_are_derived_from() -> None:
+    class Odd(float):
+        def __repr__(self) -> str:
+            return "as other libraries do"
+
+    class Odder(dict[str, object]):
+        pass
+
+    assert same(decode(encode([Odd(1.5), signal.SIGKILL, Odder(a=1)])), [1.5, 9, {"a": 1}])
 
 
 def test_not_a_number_is_a_number_all_the_same() -> None:
