@@ -11,22 +11,12 @@ import os
 import time
 from pathlib import Path
 
+from tests.processes import carrying
+
 
 def processes(marker: str) -> set[int]:
-    """Processes, zombies left out, that are in a sandbox with `marker` in its workspace, or launch one."""
-    wanted = marker.encode()
-    found = set()
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        try:
-            if b") Z " in Path("/proc", name, "stat").read_bytes():
-                continue
-            if any(wanted in Path("/proc", name, file).read_bytes() for file in ("mountinfo", "cmdline")):
-                found.add(int(name))
-        except OSError:  # gone meanwhile, or a zombie by now
-            continue
-    return found
+    """Processes that are in a sandbox with `marker` in its workspace, or launch one."""
+    return carrying(marker, "mountinfo", "cmdline") - {os.getpid()}
 
 
 def seconds_until_gone(marker: str, patience: float) -> float:

@@ -53,6 +53,7 @@ DAEMON = """
     import os, signal, sys, time
 
     # a daemon as textbooks make one, deaf to whatever it may be deaf to
+    is_up, up = os.pipe()
     if os.fork() == 0:
         os.setsid()
         if os.fork():
@@ -64,11 +65,12 @@ DAEMON = """
                 pass
         os.chdir("/")
         print("daemon", flush=True)
+        os.write(up, b"x")
         null = os.open("/dev/null", os.O_RDWR)
         for descriptor in range(3):
             os.dup2(null, descriptor)
         while True:
             time.sleep(1000)
-    os.wait()
+    os.read(is_up, 1)
 """
 """Starts a daemon, which says `daemon`, and ends."""

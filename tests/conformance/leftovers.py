@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import uuid
-from pathlib import Path
 
 from tests.conformance.helpers import eventually
+from tests.processes import carrying
 
 
 class Leftovers:
@@ -20,8 +19,8 @@ class Leftovers:
         self.env = {"CONFORMANCE_MARK": self.mark}
 
     def count(self) -> int:
-        """How many marked processes are alive now; zombies, which run no code, are not."""
-        return sum(self._is_marked(Path("/proc", name)) for name in os.listdir("/proc") if name.isdigit())
+        """How many marked processes are alive now."""
+        return len(carrying(self.mark, "cmdline", "environ"))
 
     def appear(self, number: int = 1) -> None:
         """Wait until there are at least `number`: the proof that the counter sees."""
@@ -30,10 +29,3 @@ class Leftovers:
     def vanish(self) -> None:
         """Wait until there are none."""
         eventually(lambda: self.count() == 0, "the end of all marked processes")
-
-    def _is_marked(self, process: Path) -> bool:
-        mark = self.mark.encode()
-        try:
-            return any(mark in (process / name).read_bytes() for name in ("cmdline", "environ"))
-        except OSError:  # gone meanwhile, or another user's
-            return False

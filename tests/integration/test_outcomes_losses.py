@@ -10,7 +10,7 @@ from tests.integration.conftest import Inner, Run
 
 needs_subtests = pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="subtests came with pytest 9")
 
-UNTOUCHED = {"test_usefixtures"}
+UNTOUCHED = {"test_untouched"}
 """Tests of the suite `losses` that no fault strikes."""
 ALWAYS_RUN_CODE = {"test_process"}
 EXPECTED_FAILURES = {"test_xfail", "test_xfail_strict", "test_imperative_xfail"}

@@ -310,5 +310,5 @@ def test_workers_of_xdist(inner: Inner) -> None:
     run = inner.run("-n", "2", "--fault=once", "--after-code")
     assert run.counts == {"passed": len(run.cases) - 3, "xfailed": 3}
     attempts = {name: case.attempts for name, case in run.cases.items()}
-    assert {name for name in attempts if attempts[name] != 2} == {"test_usefixtures"}
+    assert {name for name in attempts if attempts[name] != 2} == {"test_untouched"}
     assert {case.repeated for case in run.cases.values()} == {()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,11 +34,23 @@ def agent(tmp_path: Path) -> Iterator[RunningAgent]:
 
 
 @pytest.fixture
-def mark() -> Iterator[Marked]:
+def new_mark() -> Iterator[Callable[[], Marked]]:
+    """Makes marks for processes of the test's own."""
+    made: list[Marked] = []
+
+    def make() -> Marked:
+        made.append(Marked(os.getpid() * 100_000 + next(_marks)))
+        return made[-1]
+
+    yield make
+    for mark in made:
+        mark.kill()
+
+
+@pytest.fixture
+def mark(new_mark: Callable[[], Marked]) -> Marked:
     """Processes that sleep for this many seconds are the test's own."""
-    marked = Marked(os.getpid() * 100_000 + next(_marks))
-    yield marked
-    marked.kill()
+    return new_mark()
 
 
 @pytest.fixture

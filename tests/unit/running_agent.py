@@ -17,6 +17,7 @@ from pytest_sandboxes.agent import wire
 from pytest_sandboxes.io_thread import IOThread
 from pytest_sandboxes.operations import command_message
 from pytest_sandboxes.payload import bootstrap, payload
+from tests.processes import carrying
 from tests.unit.fake_port import FakePort
 from tests.unit.waiting import DEADLINE
 
@@ -212,6 +213,7 @@ def launch(interpreter: str, stream: socket.socket, *, same_interpreter: bool) -
             stdin=stream.fileno(),
             stdout=subprocess.DEVNULL,
             env=no_environment,
+            start_new_session=True,  # a signal to the group of the tests would end it, and not what it runs
         )
 
 
@@ -253,18 +255,13 @@ class Marked:
         self.seconds = f"{number}"
         """An argument for `sleep` that serves as the mark."""
 
-    def pids(self) -> list[int]:
+    def pids(self) -> set[int]:
         """Those that are there and not just waiting to be buried."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if self.seconds.encode() in (folder / "cmdline").read_bytes():
-                        found.append(int(folder.name))
-        return found
+        return carrying(self.seconds, "cmdline")
 
     def kill(self) -> None:
-        """End whatever a failed test has left."""
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """End whatever a failed test has left, and what that starts meanwhile."""
+        while found := self.pids():
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)

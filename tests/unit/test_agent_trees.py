@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ WAIT_FOR = (  # busy until so many processes with the mark as their argument are
 
 
 def leave(mark: Marked, leftover: str, then: str = "echo done") -> str:
-    return (WAIT_FOR + LEFTOVERS[leftover] + "; ").format(mark.seconds) + then
+    """A script that leaves marked processes and goes on with `then`, in which `{0}` stands for the mark."""
+    return (WAIT_FOR + LEFTOVERS[leftover] + "; " + then).format(mark.seconds)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,7 +56,7 @@ def test_all_that_a_command_has_started_ends_with_it(
     number = agent.start_as(kind, "sh", "-c", leave(mark, leftover))
     answer = agent.result(number)
     assert os.waitstatus_to_exitcode(answer["status"]) == 0
-    assert mark.pids() == []
+    assert not mark.pids()
     agent.wait_for_ends(number, answer)
     assert agent.output[number, wire.STDOUT] == b"done\n"
 
@@ -73,53 +75,53 @@ def test_a_deadline_ends_all_of_it_and_keeps_the_output_so_far(
     answer = agent.result(number)
     assert answer["timed_out"] is True
     assert answer["late"] >= 0
-    assert mark.pids() == []
+    assert not mark.pids()
     agent.wait_for_ends(number, answer)
     assert agent.output[number, wire.STDOUT] == b"so far\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kill_ends_all_of_it(agent: RunningAgent, kind: str, mark: Marked) -> None:
-    number = agent.start_as(kind, "sh", "-c", leave(mark, "a daemon", "echo ready; exec sleep 1000"))
+    number = agent.start_as(kind, "sh", "-c", leave(mark, "a daemon", "echo ready; exec sleep {0}"))
     agent.wait_for_output(number, b"ready")
     assert mark.pids(), "the counter sees nothing"
     agent.send(wire.KILL, number)
     answer = agent.result(number)
     assert os.waitstatus_to_exitcode(answer["status"]) == -signal.SIGKILL
     assert answer["timed_out"] is False
-    assert mark.pids() == []
+    assert not mark.pids()
 
 
-def test_an_end_is_nobody_elses(agent: RunningAgent, neighbour: int, mark: Marked) -> None:
-    another, third = Marked(int(mark.seconds) + 50_000), Marked(int(mark.seconds) + 60_000)
-    sleeping = agent.start("sh", "-c", leave(another, "a daemon", "echo ready; sleep 1000"), kind="popen")
+def test_an_end_is_nobody_elses(agent: RunningAgent, neighbour: int, new_mark: Callable[[], Marked]) -> None:
+    mark, another, third = new_mark(), new_mark(), new_mark()
+    sleeping = agent.start("sh", "-c", leave(another, "a daemon", "echo ready; sleep {0}"), kind="popen")
     agent.wait_for_output(sleeping, b"ready")
     for kind in ("exec", "popen"):
         agent.result(agent.start("sh", "-c", leave(mark, "a daemon"), kind=kind))
-        assert mark.pids() == []
-    timed = agent.start("sh", "-c", leave(third, "a daemon", "echo ready; sleep 1000"), timeout=1000)
+        assert not mark.pids()
+    timed = agent.start("sh", "-c", leave(third, "a daemon", "echo ready; sleep {0}"), timeout=1000)
     agent.wait_for_output(timed, b"ready")
     agent.send(wire.KILL, timed)
     agent.result(timed)
-    assert third.pids() == []
+    assert not third.pids()
     assert len(another.pids()) >= 1
     check_unharmed(agent, neighbour)
     assert len(another.pids()) >= 1, "the end of the one that is not supervised took another's along"
     agent.send(wire.KILL, sleeping)
     agent.result(sleeping)
-    assert another.pids() == []
+    assert not another.pids()
 
 
 @pytest.mark.parametrize("kind", ["supervised", "popen"])
 def test_code_that_kills_its_supervisor_has_ended(agent: RunningAgent, kind: str, mark: Marked) -> None:
-    script = leave(mark, "a daemon", "kill -9 $PPID; sleep 1000")
+    script = leave(mark, "a daemon", "kill -9 $PPID; sleep {0}")
     number = agent.start_as(kind, "sh", "-c", script)
     answer = agent.result(number)
     assert os.waitstatus_to_exitcode(answer["status"]) == -signal.SIGKILL
     for beside in set(range(1, number)):
         agent.send(wire.STDIN, beside, b"\n")
     agent.run("true")
-    wait_until(lambda: mark.pids() == [], "the end of what had lost its supervisor")
+    wait_until(lambda: not mark.pids(), "the end of what had lost its supervisor")
 
 
 def test_a_process_name_cannot_hide_its_parent(agent: RunningAgent, mark: Marked, tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_a_process_name_cannot_hide_its_parent(agent: RunningAgent, mark: Marked
     program.chmod(0o755)
     script = WAIT_FOR.format(mark.seconds) + f"'./{program.name}' {mark.seconds} & wait_for 1"
     agent.run("sh", "-c", script)
-    assert mark.pids() == []
+    assert not mark.pids()
 
 
 # -- deadlines and heartbeats
@@ -154,24 +156,24 @@ def test_a_command_that_ends_by_itself_while_somebody_debugs_has_ended(agent: Ru
 def test_an_agent_that_hears_nothing_ends_with_all_it_runs(tmp_path: Path, mark: Marked) -> None:
     with running_agent(tmp_path, heartbeat_deadline=3.0) as agent:
         for kind in ("popen", "exec"):
-            number = agent.start("sh", "-c", leave(mark, "a daemon", "echo ready; sleep 1000"), kind=kind)
+            number = agent.start("sh", "-c", leave(mark, "a daemon", "echo ready; sleep {0}"), kind=kind)
             agent.wait_for_output(number, b"ready")
         assert agent.wait() == 0
-        wait_until(lambda: mark.pids() == [])
+        wait_until(lambda: not mark.pids())
 
 
 @pytest.mark.parametrize("kind", ["exec", "popen"])
 def test_the_end_of_the_stream_ends_all(agent: RunningAgent, kind: str, mark: Marked) -> None:
-    number = agent.start("sh", "-c", leave(mark, "many", "echo ready; sleep 1000"), kind=kind)
+    number = agent.start("sh", "-c", leave(mark, "many", "echo ready; sleep {0}"), kind=kind)
     agent.wait_for_output(number, b"ready")
     assert len(mark.pids()) >= 9
     agent.hang_up()
     assert agent.wait() == 0
-    wait_until(lambda: mark.pids() == [])
+    wait_until(lambda: not mark.pids())
 
 
 def test_a_kept_agent_outlives_its_stream(agent: RunningAgent, mark: Marked) -> None:
-    number = agent.start("sh", "-c", leave(mark, "a daemon", "echo ready; sleep 1000"), kind="popen")
+    number = agent.start("sh", "-c", leave(mark, "a daemon", "echo ready; sleep {0}"), kind="popen")
     agent.wait_for_output(number, b"ready")
     agent.result(agent.request("keep", {"seconds": 1000.0}))
     agent.end_sending()
@@ -183,9 +185,9 @@ def test_a_kept_agent_outlives_its_stream(agent: RunningAgent, mark: Marked) -> 
 
 
 def test_a_kept_agent_ends_in_time(agent: RunningAgent, mark: Marked) -> None:
-    number = agent.start("sh", "-c", leave(mark, "a daemon", "echo ready; sleep 1000"), kind="popen")
+    number = agent.start("sh", "-c", leave(mark, "a daemon", "echo ready; sleep {0}"), kind="popen")
     agent.wait_for_output(number, b"ready")
     agent.result(agent.request("keep", {"seconds": 0.1}))
     agent.hang_up()
     assert agent.wait() == 0
-    wait_until(lambda: mark.pids() == [])
+    wait_until(lambda: not mark.pids())

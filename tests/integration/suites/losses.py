@@ -167,7 +167,11 @@ class TestUnittest(unittest.TestCase):
         self.sandbox.list_files()
 
 
-@pytest.mark.usefixtures("sandbox")
+@pytest.mark.usefixtures("prepared", "collected")
 class TestUsefixtures(unittest.TestCase):
     def test_usefixtures(self) -> None:
         pass
+
+
+def test_untouched(sandbox: Slot) -> None:
+    pass
