@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from pytest_sandboxes.backends.base import Backend, Launched
-from pytest_sandboxes.connection import HEARTBEAT_DEADLINE, Connection, Request
+from pytest_sandboxes.connection import HEARTBEAT_DEADLINE, Connection
 from pytest_sandboxes.display import one_line
 from pytest_sandboxes.errors import (
     MemoryLimitExceededError,
@@ -20,6 +20,7 @@ from pytest_sandboxes.errors import (
 )
 from pytest_sandboxes.io_thread import IOThread
 from pytest_sandboxes.profiles import Profile
+from pytest_sandboxes.request import Request
 from pytest_sandboxes.streams import Sink
 
 __tracebackhide__ = True  # a failing test shows its own line, not ours
@@ -46,6 +47,7 @@ class Sandbox:
         self.lost: Callable[[Exception], None] = lambda _: None
         self._launched = launched
         self._closing = threading.Lock()
+        self._survived_oom_kills = 0
         self._connection = Connection(launched.stream, io, self._connection_lost)
 
     @classmethod
@@ -113,8 +115,14 @@ class Sandbox:
         self._connection.lose(reason)
 
     def oom_kills(self) -> int:
-        """How many of its processes the kernel has killed at its memory limit so far."""
-        return self._launched.oom_kills()
+        """How many of its processes the kernel has killed at its memory limit so far.
+
+        Asked for when its agent has just answered, so a later loss needs a later kill to be put down to memory.
+        """
+        kills = self._launched.oom_kills()
+        if self.alive:
+            self._survived_oom_kills = kills
+        return kills
 
     def pause(self) -> None:
         """Stop the clocks of what runs in it."""
@@ -146,7 +154,7 @@ class Sandbox:
 
     def _connection_lost(self, reason: str) -> Exception:
         error: Exception = SandboxLostError(f"{self.name} was lost: {reason}")
-        if self.oom_kills():
+        if self._launched.oom_kills() > self._survived_oom_kills:
             error = MemoryLimitExceededError(
                 f"{self.name} went down at its memory limit of {self.profile.memory} MB"
             )

@@ -8,9 +8,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytest_sandboxes import operations, transfer
+from pytest_sandboxes import commands, file_operations, transfer
+from pytest_sandboxes.file_operations import DEFAULT_MAX_ENTRIES, ArchiveFormat
 from pytest_sandboxes.lease import Lease
-from pytest_sandboxes.operations import DEFAULT_MAX_ENTRIES, ArchiveFormat, Pending, Text
+from pytest_sandboxes.operations import Pending, Text
 from pytest_sandboxes.process import AsyncProcess, Process
 from pytest_sandboxes.results import ExecResult, FileBytes, FileText, Listing
 from pytest_sandboxes.sandbox import Sandbox
@@ -67,9 +68,9 @@ class _Requests:
         timeout: float | None,
         check: bool,
     ) -> Pending[ExecResult]:
-        words = operations.command_arguments(argv)
+        words = commands.command_arguments(argv)
         self._lease.count_exec()
-        return operations.run(
+        return commands.run(
             self._port,
             words,
             input=input,
@@ -84,11 +85,11 @@ class _Requests:
     def _popen(
         self, argv: Sequence[Argument], env: Mapping[str, str] | None, cwd: Text | None, timeout: float | None
     ) -> tuple[Pending[ExecResult], tuple[Piped, Piped]]:
-        words = operations.command_arguments(argv)
+        words = commands.command_arguments(argv)
         self._lease.count_exec()
         streams = (Piped(self._lease.on_use), Piped(self._lease.on_use))
         timeout = None if timeout == math.inf else timeout
-        pending = operations.start(
+        pending = commands.start(
             self._port,
             words,
             env=env,
@@ -169,23 +170,23 @@ class Slot(_Requests):
         Raises `OutputLimitExceededError` for a file of more than 100 MiB when no `max_bytes` is given, OSError(EINVAL)
         for what is no regular file, such as a FIFO or an entry of /proc.
         """
-        return operations.read(self._port, path, max_bytes).result()
+        return file_operations.read(self._port, path, max_bytes).result()
 
     def read_text(
         self, path: Text, *, encoding: str = "utf-8", errors: str = "strict", max_bytes: int | None = None
     ) -> FileText:
         """Content of a file as text; else as `read_bytes`. Raises UnicodeDecodeError as `errors` says."""
-        return _as_text(operations.read(self._port, path, max_bytes).result(), encoding, errors)
+        return _as_text(file_operations.read(self._port, path, max_bytes).result(), encoding, errors)
 
     def write_bytes(self, path: Text, content: bytes, *, mode: int | None = None) -> None:
         """Write a file, making its parent directories. `mode`: its permission bits; kept or 0o644 by default."""
-        operations.write(self._port, path, content, mode).result()
+        file_operations.write(self._port, path, content, mode).result()
 
     def write_text(
         self, path: Text, content: str, *, encoding: str = "utf-8", mode: int | None = None
     ) -> None:
         """Write a text file; else as `write_bytes`."""
-        operations.write(self._port, path, content.encode(encoding), mode).result()
+        file_operations.write(self._port, path, content.encode(encoding), mode).result()
 
     def list_files(
         self,
@@ -197,9 +198,10 @@ class Slot(_Requests):
     ) -> Listing:
         """Entries of a directory, sorted, links not followed; `truncated` tells whether they were cut at `max_entries`.
 
-        Raises `OutputLimitExceededError` for more than 100,000 entries when no `max_entries` is given.
+        Raises `OutputLimitExceededError` for more than 100,000 entries when no `max_entries` is given, PermissionError
+        for a directory below that the code has closed.
         """
-        return operations.list_files(
+        return file_operations.list_files(
             self._port, path, recursive=recursive, sha256=sha256, max_entries=max_entries
         ).result()
 
@@ -211,7 +213,7 @@ class Slot(_Requests):
         `truncated` tells whether it was cut at `max_bytes`. Raises `OutputLimitExceededError` for more than 100 MiB
         when no `max_bytes` is given.
         """
-        return operations.archive(self._port, path, format, max_bytes).result()
+        return file_operations.archive(self._port, path, format, max_bytes).result()
 
     def upload(self, source: str | os.PathLike[str], path: Text) -> None:
         """Copy a file or directory of this machine to exactly `path`; see `transfer.upload`."""
@@ -280,23 +282,25 @@ class AsyncSlot(_Requests):
 
     async def read_bytes(self, path: Text, *, max_bytes: int | None = None) -> FileBytes:
         """See `Slot.read_bytes`."""
-        return await operations.read(self._port, path, max_bytes).result_async()
+        return await file_operations.read(self._port, path, max_bytes).result_async()
 
     async def read_text(
         self, path: Text, *, encoding: str = "utf-8", errors: str = "strict", max_bytes: int | None = None
     ) -> FileText:
         """See `Slot.read_text`."""
-        return _as_text(await operations.read(self._port, path, max_bytes).result_async(), encoding, errors)
+        return _as_text(
+            await file_operations.read(self._port, path, max_bytes).result_async(), encoding, errors
+        )
 
     async def write_bytes(self, path: Text, content: bytes, *, mode: int | None = None) -> None:
         """See `Slot.write_bytes`."""
-        await operations.write(self._port, path, content, mode).result_async()
+        await file_operations.write(self._port, path, content, mode).result_async()
 
     async def write_text(
         self, path: Text, content: str, *, encoding: str = "utf-8", mode: int | None = None
     ) -> None:
         """See `Slot.write_text`."""
-        await operations.write(self._port, path, content.encode(encoding), mode).result_async()
+        await file_operations.write(self._port, path, content.encode(encoding), mode).result_async()
 
     async def list_files(
         self,
@@ -307,7 +311,7 @@ class AsyncSlot(_Requests):
         max_entries: int | None = None,
     ) -> Listing:
         """See `Slot.list_files`."""
-        return await operations.list_files(
+        return await file_operations.list_files(
             self._port, path, recursive=recursive, sha256=sha256, max_entries=max_entries
         ).result_async()
 
@@ -315,7 +319,7 @@ class AsyncSlot(_Requests):
         self, path: Text = ".", *, format: ArchiveFormat = "tar", max_bytes: int | None = None
     ) -> FileBytes:
         """See `Slot.archive`."""
-        return await operations.archive(self._port, path, format, max_bytes).result_async()
+        return await file_operations.archive(self._port, path, format, max_bytes).result_async()
 
     async def upload(self, source: str | os.PathLike[str], path: Text) -> None:
         """See `Slot.upload`."""

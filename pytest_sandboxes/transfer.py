@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pytest_sandboxes.agent import tree
 from pytest_sandboxes.errors import OutputLimitExceededError, SandboxLostError
-from pytest_sandboxes.operations import FILE_TIMEOUT, Port, Text, receive_tree, send_tree
+from pytest_sandboxes.file_operations import FILE_TIMEOUT, receive_tree, send_tree
+from pytest_sandboxes.operations import Port, Text
 from pytest_sandboxes.results import describe_name
 from pytest_sandboxes.streams import Piped
 

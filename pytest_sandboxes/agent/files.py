@@ -23,6 +23,7 @@ _MAX_DEPTH = 500  # one descriptor is open per level
 _MAX_PATH = (
     4096  # what code builds beyond by relative steps, no path can name, and no message of ours has room for
 )
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # or something else by now
 _TYPES = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -119,7 +120,12 @@ class Walk:
         self.truncated = False
         """There were more entries than the limit, or deeper ones than can be walked."""
         self.closed: list[bytes] = []
-        """Directories that could not be read."""
+        """What could not be looked at: directories that could not be read, entries of those that are half closed."""
+
+    def check_complete(self) -> None:
+        """Raise PermissionError with the first name that could not be looked at."""
+        if self.closed:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), self.closed[0])
 
     def __iter__(self) -> Iterator[tuple[bytes, os.stat_result, int]]:
         """Yield (path below the top, its lstat, descriptor of its directory); the descriptor is the walk's own."""
@@ -134,8 +140,10 @@ class Walk:
             name = names.pop()
             try:
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            except OSError:
-                continue  # gone since the directory was read
+            except OSError as error:
+                if error.errno not in _GONE:  # names may be read here, and nothing else
+                    self.closed.append(prefix + name)
+                continue
             if self._left <= 0:
                 self.truncated = True
                 for _, open_fd, _ in stack:
@@ -155,8 +163,9 @@ class Walk:
                     below = os.open(
                         name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
                     )
-                except OSError:
-                    self.closed.append(path)
+                except OSError as error:
+                    if error.errno not in _GONE:
+                        self.closed.append(path)
                     continue
                 stack.append((path + b"/", below, _names(below)))
 
@@ -187,6 +196,7 @@ def list_tree(path: bytes, recursive: bool, digests: bool, limit: int) -> dict[s
             _put(bytes(pending))
             pending.clear()
     _put(bytes(pending))
+    walk.check_complete()
     return {"truncated": walk.truncated}
 
 
@@ -262,8 +272,7 @@ def archive(path: bytes, kind: str, limit: int) -> dict[str, object]:
         walk = Walk(path, True, limit)
         for name, status, dir_fd in walk:
             add(name, status, dir_fd, name.rsplit(b"/", 1)[-1])
-        if walk.closed:
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES), walk.closed[0])
+        walk.check_complete()
         truncated = walk.truncated
     else:
         dir_fd = os.open(os.path.dirname(path) or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

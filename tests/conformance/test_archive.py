@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from pytest_sandboxes import OutputLimitExceededError, Slot
-from pytest_sandboxes.operations import ArchiveFormat
+from pytest_sandboxes.file_operations import ArchiveFormat
 
 FORMATS: tuple[ArchiveFormat, ...] = ("tar", "tar.gz", "zip")
 

@@ -79,10 +79,14 @@ class TestPermission:
         assert caught.value.errno in (errno.EROFS, errno.EACCES)
         assert sandbox.exec("/usr/bin/env", "true").success
 
-    def test_an_archive_with_a_closed_directory_is_no_archive(self, sandbox: Slot) -> None:
-        sandbox.sh("mkdir -p tree/closed; chmod 0 tree/closed")
+    @pytest.mark.parametrize("mode", ["000", "100", "444"])
+    def test_nothing_is_left_out_unsaid(self, sandbox: Slot, mode: str) -> None:
+        sandbox.sh(f"mkdir -p tree/closed; touch tree/closed/file; chmod {mode} tree/closed")
         with pytest.raises(PermissionError, match="closed"):
             sandbox.archive("tree")
+        with pytest.raises(PermissionError, match="closed"):
+            sandbox.list_files("tree", recursive=True, max_entries=10)
+        assert [entry.path for entry in sandbox.list_files("tree")] == ["closed"]
 
 
 @pytest.mark.parametrize("operation", ["read", "write"])

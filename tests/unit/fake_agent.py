@@ -12,8 +12,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pytest_sandboxes.agent import wire
-from pytest_sandboxes.connection import Request
 from pytest_sandboxes.io_thread import IOThread
+from pytest_sandboxes.request import Request
 from pytest_sandboxes.streams import Kept, Piped
 from tests.unit.fake_port import FakePort
 from tests.unit.waiting import DEADLINE

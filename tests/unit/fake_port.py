@@ -8,9 +8,10 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any, cast
 
-from pytest_sandboxes.connection import Connection, Request
+from pytest_sandboxes.connection import Connection
 from pytest_sandboxes.errors import SandboxLostError
 from pytest_sandboxes.io_thread import IOThread
+from pytest_sandboxes.request import Request
 from pytest_sandboxes.streams import Sink
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_sandboxes.agent import wire
+from pytest_sandboxes.commands import command_message
 from pytest_sandboxes.io_thread import IOThread
-from pytest_sandboxes.operations import command_message
 from pytest_sandboxes.payload import bootstrap, payload
 from tests.processes import carrying
 from tests.unit.fake_port import FakePort

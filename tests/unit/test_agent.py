@@ -13,7 +13,7 @@ import pytest
 from pytest_sandboxes.agent import wire
 from pytest_sandboxes.agent.jobs import Report
 from pytest_sandboxes.agent.link import Poller
-from pytest_sandboxes.operations import _parse_entries
+from pytest_sandboxes.file_operations import _parse_entries
 from tests.unit.running_agent import KINDS, RunningAgent, running_agent
 
 # -- commands

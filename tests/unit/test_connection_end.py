@@ -7,9 +7,10 @@ import warnings
 import pytest
 
 from pytest_sandboxes.agent import wire
-from pytest_sandboxes.connection import OVERDUE_TICKS, SILENCE_TICKS, Request
+from pytest_sandboxes.connection import OVERDUE_TICKS, SILENCE_TICKS
 from pytest_sandboxes.errors import SandboxLostError
 from pytest_sandboxes.io_thread import IOThread
+from pytest_sandboxes.request import Request
 from pytest_sandboxes.streams import Piped
 from tests.unit.fake_agent import Line, error_of, line, open_descriptors
 from tests.unit.waiting import DEADLINE, wait_until

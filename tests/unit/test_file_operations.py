@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_sandboxes import operations
+from pytest_sandboxes import file_operations
 from pytest_sandboxes.agent import wire
 from pytest_sandboxes.errors import (
     OutputLimitExceededError,
@@ -19,46 +19,46 @@ from tests.unit.fake_port import AnsweringPort
 
 
 def test_a_file_is_read_up_to_the_limit() -> None:
-    whole = operations.read(AnsweringPort(file_answer(), b"abc"), "a", None).result()
+    whole = file_operations.read(AnsweringPort(file_answer(), b"abc"), "a", None).result()
     assert (whole, whole.truncated) == (b"abc", False)
     port = AnsweringPort(file_answer(stdout_cut=True), b"abc")
-    part = operations.read(port, "a", 3).result()
+    part = file_operations.read(port, "a", 3).result()
     assert (part, part.truncated, port.asked["limit"]) == (b"abc", True, 3)
     with pytest.raises(OutputLimitExceededError, match="a is larger than 104857600 bytes: pass max_bytes="):
-        operations.read(port, "a", None).result()
+        file_operations.read(port, "a", None).result()
 
 
 def test_an_archive_is_cut_by_bytes_or_entries() -> None:
     for changes in ({"stdout_cut": True}, {"truncated": True}):
         port = AnsweringPort(file_answer(**changes), b"abc")
-        assert operations.archive(port, "a", "zip", 3).result() == FileBytes(b"abc")
-        assert operations.archive(port, "a", "zip", 3).result().truncated
+        assert file_operations.archive(port, "a", "zip", 3).result() == FileBytes(b"abc")
+        assert file_operations.archive(port, "a", "zip", 3).result().truncated
         with pytest.raises(OutputLimitExceededError, match="pass max_bytes="):
-            operations.archive(port, "a", "zip", None).result()
+            file_operations.archive(port, "a", "zip", None).result()
     with pytest.raises(ValueError, match=r"'tar', 'tar.gz' or 'zip', not 'rar'"):
-        operations.archive(AnsweringPort(FILE_RESULT), "a", "rar", None)
+        file_operations.archive(AnsweringPort(FILE_RESULT), "a", "rar", None)
 
 
 def test_a_write_that_lost_bytes_and_says_nothing_loses_the_sandbox() -> None:
-    operations.write(AnsweringPort(file_answer(size=3)), "a", b"abc", 0o600).result()
+    file_operations.write(AnsweringPort(file_answer(size=3)), "a", b"abc", 0o600).result()
     port = AnsweringPort(file_answer(size=2))
     with pytest.raises(SandboxLostError, match="2 of 3 bytes written"):
-        operations.write(port, "a", b"abc", None).result()
+        file_operations.write(port, "a", b"abc", None).result()
     assert port.losses
 
 
 @pytest.mark.parametrize("mode", [-1, 0o10000])
 def test_impossible_modes(mode: int) -> None:
     with pytest.raises(ValueError, match="at most 0o7777"):
-        operations.write(AnsweringPort(FILE_RESULT), "a", b"", mode)
+        file_operations.write(AnsweringPort(FILE_RESULT), "a", b"", mode)
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, True, "3", None])
 def test_limits_are_numbers(limit: Any) -> None:
     for ask in (
-        lambda: operations.read(AnsweringPort(FILE_RESULT), "a", limit),
-        lambda: operations.archive(AnsweringPort(FILE_RESULT), "a", "tar", limit),
-        lambda: operations.list_files(
+        lambda: file_operations.read(AnsweringPort(FILE_RESULT), "a", limit),
+        lambda: file_operations.archive(AnsweringPort(FILE_RESULT), "a", "tar", limit),
+        lambda: file_operations.list_files(
             AnsweringPort(FILE_RESULT), "a", recursive=False, sha256=False, max_entries=limit
         ),
     ):
@@ -71,7 +71,7 @@ def test_limits_are_numbers(limit: Any) -> None:
 
 def test_a_limit_beyond_all_bounds_is_no_limit() -> None:
     port = AnsweringPort(file_answer(), b"abc")
-    assert operations.read(port, "a", 1 << 100).result() == b"abc"
+    assert file_operations.read(port, "a", 1 << 100).result() == b"abc"
     wire.encode(port.asked["limit"])
 
 
@@ -84,7 +84,9 @@ def entry(**changes: object) -> bytes:
 def listing(output: bytes, max_entries: int | None = None, *, cut: bool = False) -> Listing:
     port = AnsweringPort(file_answer(truncated=cut), output)
     try:
-        return operations.list_files(port, ".", recursive=True, sha256=True, max_entries=max_entries).result()
+        return file_operations.list_files(
+            port, ".", recursive=True, sha256=True, max_entries=max_entries
+        ).result()
     except SandboxLostError:
         assert len(port.losses) == 1
         raise

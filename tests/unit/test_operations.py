@@ -14,16 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_sandboxes import operations
+from pytest_sandboxes import commands, file_operations, operations
 from pytest_sandboxes.agent import wire
-from pytest_sandboxes.connection import Request
+from pytest_sandboxes.commands import command_arguments, command_message
 from pytest_sandboxes.errors import (
     CommandFailedError,
     ExecTimeoutError,
     SandboxesError,
     SandboxLostError,
 )
-from pytest_sandboxes.operations import Pending, command_arguments, command_message
+from pytest_sandboxes.operations import Pending
+from pytest_sandboxes.request import Request
 from pytest_sandboxes.results import ExecResult
 from pytest_sandboxes.streams import Kept
 from tests.unit.fake_agent import FILE_RESULT, RESULT, junk, line
@@ -33,7 +34,7 @@ from tests.unit.fake_port import AnsweringPort
 def run(
     port: AnsweringPort, *, timeout: float | None = 1.0, check: bool = False, limit: int = 100
 ) -> ExecResult:
-    return operations.run(
+    return commands.run(
         port,
         [b"prog", b"arg"],
         input=None,
@@ -47,14 +48,14 @@ def run(
 
 
 FILE_OPERATIONS: dict[str, Callable[[AnsweringPort], object]] = {
-    "read": lambda port: operations.read(port, "a", 10).result(),
-    "write": lambda port: operations.write(port, "a", b"abc", None).result(),
-    "list": lambda port: operations.list_files(
+    "read": lambda port: file_operations.read(port, "a", 10).result(),
+    "write": lambda port: file_operations.write(port, "a", b"abc", None).result(),
+    "list": lambda port: file_operations.list_files(
         port, "a", recursive=True, sha256=False, max_entries=3
     ).result(),
-    "archive": lambda port: operations.archive(port, "a", "tar", 10).result(),
-    "send": lambda port: operations.send_tree(port, "a", Kept(), 3).result(),
-    "receive": lambda port: operations.receive_tree(port, "a").result(),
+    "archive": lambda port: file_operations.archive(port, "a", "tar", 10).result(),
+    "send": lambda port: file_operations.send_tree(port, "a", Kept(), 3).result(),
+    "receive": lambda port: file_operations.receive_tree(port, "a").result(),
 }
 
 
@@ -171,7 +172,7 @@ def test_any_answer_about_a_file_is_an_answer_or_an_error_of_ours(
 def test_a_timeout_carries_what_there_was() -> None:
     seen: list[ExecResult] = []
     port = AnsweringPort({**RESULT, "status": 9, "timed_out": True}, b"so far")
-    pending = operations.run(
+    pending = commands.run(
         port, [b"prog"], input=None, env=None, cwd=None, timeout=1.0, check=True, limit=10, seen=seen.append
     )
     with pytest.raises(ExecTimeoutError, match=r"prog was still running after 1\.0 s") as caught:
@@ -305,7 +306,7 @@ def test_impossible_timeouts(timeout: float) -> None:
 )
 def test_input_is_text_or_bytes(given_input: Any, sent: bytes | None) -> None:
     port = AnsweringPort(RESULT)
-    operations.run(
+    commands.run(
         port,
         [b"a"],
         input=given_input,

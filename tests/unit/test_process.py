@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_sandboxes import operations
+from pytest_sandboxes import commands, operations
 from pytest_sandboxes import process as process_module
 from pytest_sandboxes.agent import wire
 from pytest_sandboxes.errors import ExecTimeoutError, SandboxLostError
@@ -30,9 +30,7 @@ def begin(
 ) -> tuple[operations.Pending[ExecResult], tuple[Piped, Piped]]:
     streams = Piped(), Piped()
     words = [word.encode() for word in argv]
-    return operations.start(
-        port, words, env=None, cwd=None, timeout=timeout, sinks=streams, seen=seen
-    ), streams
+    return commands.start(port, words, env=None, cwd=None, timeout=timeout, sinks=streams, seen=seen), streams
 
 
 def popen(port: FakePort, *argv: str, timeout: float | None = None) -> Process:
