@@ -149,7 +149,7 @@ def _exec_result(
         duration=field(port, answer, "duration", float),
         cpu_time=field(port, answer, "cpu", float),
         peak_memory=field(port, answer, "peak", int),
-        oom_killed=port.oom_kills() > oom_before,
+        oom_killed=port.oom_kills() > oom_before or answer.get("oom_killed") is True,
         timed_out=field(port, answer, "timed_out", bool),
     )
 

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 
 from pytest_sandboxes.agent import wire
@@ -36,6 +36,13 @@ HEARTBEAT_DEADLINE = 30.0
 
 _READ = 1 << 18
 
+Unwrap = Callable[[memoryview], Iterable[bytes | memoryview]]
+"""See `Launched.unwrap`."""
+
+
+def _as_it_comes(data: memoryview) -> Iterable[memoryview]:
+    return (data,)
+
 
 class Connection:
     """Requests to one agent, from any thread.
@@ -44,11 +51,18 @@ class Connection:
     error that they are to raise; it is not called for a connection that was closed from this side.
     """
 
-    def __init__(self, stream: socket.socket, io: IOThread, lost: Callable[[str], Exception]) -> None:
+    def __init__(
+        self,
+        stream: socket.socket,
+        io: IOThread,
+        lost: Callable[[str], Exception],
+        unwrap: Unwrap = _as_it_comes,
+    ) -> None:
         stream.setblocking(False)  # noqa: FBT003 - socket has it so
         self._stream = stream
         self._io = io
         self._on_lost = lost
+        self._unwrap = unwrap
         self._lock = threading.Lock()
         self._requests: dict[int, Request] = {}
         self._numbers = itertools.count(1)
@@ -201,8 +215,9 @@ class Connection:
             return
         self._silent_ticks = 0
         try:
-            for kind, number, content in self._reader.feed(self._inbox[:size]):
-                self._received(kind, number, content)
+            for piece in self._unwrap(self._inbox[:size]):
+                for kind, number, content in self._reader.feed(piece):
+                    self._received(kind, number, content)
         except wire.ProtocolError as error:
             self.lose(f"its agent broke the protocol: {error}")
 

@@ -12,7 +12,18 @@ from functools import cache
 from importlib.resources import files
 
 # each only imports what stands before it
-_MODULES = ("wire", "tree", "link", "processes", "files", "spawn", "jobs", "main")
+_MODULES = (
+    "wire",
+    "tree",
+    "link",
+    "processes",
+    "identity",
+    "cleaning",
+    "files",
+    "spawn",
+    "jobs",
+    "main",
+)
 _PACKAGE = "pytest_sandboxes.agent"
 
 BOOTSTRAP = (

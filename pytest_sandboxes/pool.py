@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Statistics:
-    """A snapshot of the pool; counts are since its start, but for the last four."""
+    """A snapshot of the pool; counts are since its start, but for the last five."""
 
     sandboxes_started: int = 0
     start_failures: int = 0
@@ -55,6 +55,7 @@ class Statistics:
     starting: int = 0
     idle: int = 0
     leased: int = 0
+    resetting: int = 0
     waiting: int = 0
 
 
@@ -243,7 +244,7 @@ class Pool:
     def _carry_out(self, place: _Place, plan: Plan[Sandbox]) -> None:
         """Do what a change of state has made necessary; called without the lock."""
         with self._lock:
-            if plan.granted or plan.close:
+            if plan.granted or plan.reset or plan.close:
                 place.progressed = time.monotonic()
             granted = [place.futures.pop(waiter) for waiter in plan.granted if waiter in place.futures]
             failed = [
@@ -255,6 +256,8 @@ class Pool:
             future.set_exception(error)
         for _ in range(plan.start):
             self._in_background(self._start, place)
+        for sandbox in plan.reset:
+            self._in_background(self._reset, sandbox)
         for sandbox in plan.close:
             self._in_background(self._close_sandbox, sandbox)
 
@@ -291,6 +294,20 @@ class Pool:
                 place.progressed = time.monotonic()
             if not sandbox.alive:  # before there was anybody to tell
                 self._lost(sandbox, SandboxStartError(f"{sandbox.name} was lost as soon as it had started"))
+        self._carry_out(place, plan)
+
+    def _reset(self, sandbox: Sandbox) -> None:
+        try:
+            sandbox.reset()
+            clean = True
+        except InfrastructureError:
+            clean = False
+        with self._lock:
+            place = self._homes.get(sandbox)
+            if place is None:  # closed meanwhile
+                return
+            plan = place.shelf.was_reset(sandbox, clean=clean)
+            place.progressed = time.monotonic()
         self._carry_out(place, plan)
 
     def _lost(self, sandbox: Sandbox, error: Exception) -> None:
@@ -365,6 +382,7 @@ class Pool:
                 "starting": sum(shelf.starting for shelf in shelves),
                 "idle": sum(len(shelf.idle) for shelf in shelves),
                 "leased": sum(len(shelf.leased) for shelf in shelves),
+                "resetting": sum(len(shelf.resetting) for shelf in shelves),
                 "waiting": sum(len(shelf.waiting) for shelf in shelves),
             }
         return Statistics(**counts)  # type: ignore[arg-type]

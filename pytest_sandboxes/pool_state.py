@@ -16,6 +16,10 @@ class Closable(Protocol):
 
     name: str
 
+    @property
+    def can_reset(self) -> bool:
+        """It can be made as new in place."""
+
 
 S = TypeVar("S", bound=Closable)
 
@@ -36,14 +40,17 @@ class Plan(Generic[S]):
     granted: list[Waiter[S]] = field(default_factory=list)
     failed: list[tuple[Waiter[S], Exception]] = field(default_factory=list)
     start: int = 0
+    reset: list[S] = field(default_factory=list)
+    """To be made as new; `was_reset` has to follow for each."""
     close: list[S] = field(default_factory=list)
 
 
 class Shelf(Generic[S]):
     """The sandboxes of one recipe: at most `maximum`, of which `buffer` are kept warm beyond demand.
 
-    Invariants: `starting + idle + leased <= maximum`; a sandbox is in one place; waiters are served in order, each
-    with all it asked for at once; as long as a waiter waits, a sandbox is starting, or all there may be are leased.
+    Invariants: `starting + idle + leased + resetting <= maximum`; a sandbox is in one place; waiters are served in
+    order, each with all it asked for at once; as long as a waiter waits, a sandbox is starting or being reset, or all
+    there may be are leased.
     """
 
     def __init__(self, maximum: int, buffer: int, minimum: int, start_attempts: int) -> None:
@@ -56,6 +63,7 @@ class Shelf(Generic[S]):
         self.starting = 0
         self.idle: deque[S] = deque()
         self.leased: dict[S, Waiter[S]] = {}
+        self.resetting: set[S] = set()
         self.waiting: deque[Waiter[S]] = deque()
         self.failures = 0
         """Starts that have failed in a row."""
@@ -84,8 +92,7 @@ class Shelf(Generic[S]):
         """
         self.discouraged = False
         plan: Plan[S] = Plan()
-        if self.leased.pop(sandbox, None) is not None:
-            plan.close.append(sandbox)
+        self._take_back(sandbox, plan)
         self.waiting.appendleft(waiter)
         return self._settle(plan)
 
@@ -119,12 +126,30 @@ class Shelf(Generic[S]):
         return self._settle(plan)
 
     def give_back(self, sandboxes: list[S]) -> Plan[S]:
-        """A lease has ended. Its sandboxes are used up, and others take their place."""
+        """A lease has ended. Its sandboxes are reset where that can be, else others take their place."""
         plan: Plan[S] = Plan()
         for sandbox in sandboxes:
-            if self.leased.pop(sandbox, None) is not None:
-                plan.close.append(sandbox)
+            self._take_back(sandbox, plan)
         return self._settle(plan)
+
+    def _take_back(self, sandbox: S, plan: Plan[S]) -> None:
+        if self.leased.pop(sandbox, None) is None:
+            return
+        if sandbox.can_reset and not self.closed:
+            self.resetting.add(sandbox)
+            plan.reset.append(sandbox)
+        else:
+            plan.close.append(sandbox)
+
+    def was_reset(self, sandbox: S, *, clean: bool) -> Plan[S]:
+        """A reset has ended. What is not clean for certain is for nobody any more."""
+        if sandbox not in self.resetting:  # all has been closed meanwhile
+            return Plan()
+        self.resetting.remove(sandbox)
+        if not clean:
+            return self._settle(Plan(close=[sandbox]))
+        self.idle.append(sandbox)
+        return self._settle(Plan())
 
     def lost(self, sandbox: S) -> tuple[bool, Plan[S]]:
         """A sandbox has ended by itself; tells whether it was leased, in which case its lease goes on holding it."""
@@ -136,17 +161,18 @@ class Shelf(Generic[S]):
     def close(self, error: Exception) -> Plan[S]:
         """End everything; those who wait get `error`."""
         self.closed = True
-        plan: Plan[S] = Plan(close=[*self.idle, *self.leased])
+        plan: Plan[S] = Plan(close=[*self.idle, *self.leased, *self.resetting])
         plan.failed = [(waiter, error) for waiter in self.waiting]
         self.idle.clear()
         self.leased.clear()
+        self.resetting.clear()
         self.waiting.clear()
         return plan
 
     @property
     def total(self) -> int:
         """Sandboxes that there are or will be."""
-        return self.starting + len(self.idle) + len(self.leased)
+        return self.starting + len(self.idle) + len(self.leased) + len(self.resetting)
 
     def _settle(self, plan: Plan[S]) -> Plan[S]:
         """Grant what can be granted, and start what is missing."""
@@ -162,7 +188,7 @@ class Shelf(Generic[S]):
         warm = max(min(self.buffer, self.expected), self.minimum - len(self.leased) - demand)
         if self.discouraged:
             warm = 0
-        missing = demand + warm - len(self.idle) - self.starting
+        missing = demand + warm - len(self.idle) - len(self.resetting) - self.starting
         plan.start = max(0, min(missing, self.maximum - self.total))
         self.starting += plan.start
         return plan

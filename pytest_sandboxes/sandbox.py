@@ -28,6 +28,9 @@ __tracebackhide__ = True  # a failing test shows its own line, not ours
 START_TIMEOUT = 30.0
 """Seconds from launch to an agent that has answered."""
 
+RESET_TIMEOUT = 30.0
+"""Seconds that a reset in place may take."""
+
 _numbers = itertools.count(1)
 
 
@@ -48,7 +51,7 @@ class Sandbox:
         self._launched = launched
         self._closing = threading.Lock()
         self._survived_oom_kills = 0
-        self._connection = Connection(launched.stream, io, self._connection_lost)
+        self._connection = Connection(launched.stream, io, self._connection_lost, launched.unwrap)
 
     @classmethod
     def start(cls, backend: Backend, profile: Profile, io: IOThread) -> Sandbox:
@@ -79,6 +82,9 @@ class Sandbox:
                     "heartbeat_deadline": HEARTBEAT_DEADLINE,
                     "process_limit": setup.process_limit,
                     "sacrifice_children": setup.sacrifice_children,
+                    "user": setup.user and list(setup.user),
+                    "shared": [path.encode() for path in setup.shared],
+                    "counts_oom_kills": setup.counts_oom_kills,
                 },
                 timeout=START_TIMEOUT,
             ).future.result(START_TIMEOUT)
@@ -92,6 +98,31 @@ class Sandbox:
             raise SandboxStartError(
                 f"{self.name} could not be set up: {one_line(str(answer.get('message')))}"
             )
+        if self.can_reset:  # which makes its directories, and shows early whether it will do after a lease
+            try:
+                self.reset()
+            except SandboxLostError as error:
+                raise SandboxStartError(f"{self.name} could not be set up: {error}") from None
+
+    @property
+    def can_reset(self) -> bool:
+        """It can be made as new in place; otherwise it has to be replaced after a lease."""
+        return self._launched.setup.user is not None
+
+    def reset(self) -> None:
+        """End all that runs in it and remove all that has been left, with proof.
+
+        Raises `SandboxLostError`, and gives it up, when there is none within `RESET_TIMEOUT` seconds.
+        """
+        answer = self.request("reset", {}, timeout=RESET_TIMEOUT).future
+        try:
+            said = answer.result(RESET_TIMEOUT + HEARTBEAT_DEADLINE)
+        except FutureTimeoutError:
+            said = {"error": "Timeout", "message": "no answer"}
+        if "error" in said or "status" in said:
+            reason = f"it could not be reset: {one_line(str(said.get('message', 'its worker was killed')))}"
+            self.lose(reason)
+            raise SandboxLostError(f"{self.name} was lost: {reason}")
 
     @property
     def alive(self) -> bool:

@@ -237,6 +237,7 @@ class Job:
         "ended",
         "kind",
         "late",
+        "oom_kills",
         "outcome",
         "outputs",
         "pid",
@@ -249,8 +250,10 @@ class Job:
         "victims",
     )
 
-    def __init__(self, request: int, kind: str, pid: int, timeout: float | None) -> None:
+    def __init__(self, request: int, kind: str, pid: int, timeout: float | None, oom_kills: int = 0) -> None:
         self.request = request
+        self.oom_kills = oom_kills
+        """How often the kernel had killed at the memory limit before it was started."""
         self.kind = kind
         self.pid = pid
         """The child of the agent: the command itself, or what supervises it, or a file worker."""

@@ -44,9 +44,15 @@ class Link:
     """Reads the controller's frames and queues those for it; the credit of every stream bounds the queue."""
 
     def __init__(
-        self, fd: int, poller: Poller, receive: Callable[[int, int, bytes], None], lost: Callable[[], None]
+        self,
+        incoming: int,
+        outgoing: int,
+        poller: Poller,
+        receive: Callable[[int, int, bytes], None],
+        lost: Callable[[], None],
     ) -> None:
-        self._fd = fd
+        self._incoming = incoming
+        self._outgoing = outgoing
         self._poller = poller
         self._receive = receive
         self._lost = lost
@@ -55,8 +61,9 @@ class Link:
         self._inbox = memoryview(bytearray(_READ))
         self._queue = bytearray()
         self._blocked = False
-        os.set_blocking(fd, False)
-        poller.watch(fd, select.POLLIN, self._readable)
+        for fd in (incoming, outgoing):
+            os.set_blocking(fd, False)
+        poller.watch(incoming, select.POLLIN, self._readable)
 
     def send(self, kind: int, request: int, payload: bytes = b"") -> None:
         """Queue one frame; `flush` writes it."""
@@ -65,13 +72,13 @@ class Link:
     def flush(self) -> None:
         """Write as much as the stream takes now; the rest follows when it takes more."""
         queue = self._queue
-        if self._fd < 0:
+        if self._outgoing < 0:
             queue.clear()
             return
         try:
             while queue:
                 with memoryview(queue) as view:
-                    written = os.write(self._fd, view[:_READ])
+                    written = os.write(self._outgoing, view[:_READ])
                 del queue[:written]
         except BlockingIOError:
             pass
@@ -79,21 +86,27 @@ class Link:
             self._lost()
         if bool(queue) != self._blocked:
             self._blocked = bool(queue)
-            events = select.POLLIN | (select.POLLOUT if self._blocked else 0)
-            self._poller.watch(self._fd, events, self._readable)
+            if self._blocked:
+                self._poller.watch(self._outgoing, select.POLLOUT, self._writable)
+            else:
+                self._poller.unwatch(self._outgoing)
 
     def close(self) -> None:
         """Let go of the stream; what is sent from now on goes nowhere."""
-        if self._fd >= 0:
-            self._poller.unwatch(self._fd)
-            os.close(self._fd)
-            self._fd = -1
+        if self._incoming >= 0:
+            for fd in (self._incoming, self._outgoing):
+                self._poller.unwatch(fd)
+                os.close(fd)
+            self._incoming = self._outgoing = -1
+
+    def _writable(self) -> None:
+        """The loop flushes before it waits again."""
 
     def _readable(self) -> None:
         try:
-            size = os.readv(self._fd, (self._inbox,))
+            size = os.readv(self._incoming, (self._inbox,))
         except BlockingIOError:
-            return  # woken by POLLOUT: the loop flushes before it waits again
+            return
         except OSError:
             size = 0
         if not size:

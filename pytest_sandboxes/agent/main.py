@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import resource
 import select
+import stat
 import sys
 import time
 
-from pytest_sandboxes.agent import files, processes, spawn, wire
+from pytest_sandboxes.agent import cleaning, files, processes, spawn, wire
+from pytest_sandboxes.agent.identity import Identity, UserIdentity
 from pytest_sandboxes.agent.jobs import Job, Pipes
 from pytest_sandboxes.agent.link import Link, Poller
 
@@ -21,6 +23,7 @@ else:
     import _signal as signal
 
 _TICK = 1.0  # seconds between looks at the heartbeat's age
+_END_DEADLINE = 2.0  # seconds that killed processes may take to be gone before a reset has failed
 _FAST_TICK = 0.005  # seconds between looks at processes that have been killed and are not gone yet
 
 
@@ -35,11 +38,15 @@ class Agent:
         self._environment: dict[bytes, bytes] = dict(os.environb)
         self._heartbeat_deadline = 30.0
         self._sacrifice: processes.Sacrifice | None = None
+        self._identity = Identity()
+        self._oom_kills: Callable[[], int] = lambda: 0
+        self._shared: list[bytes] = []
+        self._directories: list[bytes] = []
         self._kept_until = 0.0
         self._paused_at: float | None = None
         self._controller = -1
         self._is_first = os.getpid() == 1
-        channel = self._take_channel()
+        incoming, outgoing = self._take_channel()
         wakeup_read, wakeup_write = os.pipe()
         os.set_blocking(wakeup_read, False)
         os.set_blocking(wakeup_write, False)
@@ -53,16 +60,20 @@ class Agent:
         signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
         self._heard = time.monotonic()
         self._next_look = 0.0
-        self._link = Link(channel, self._poller, self._received, self._controller_gone)
+        self._link = Link(incoming, outgoing, self._poller, self._received, self._controller_gone)
 
-    def _take_channel(self) -> int:
-        """Move the channel out of the children's reach and put /dev/null where they would inherit it."""
+    def _take_channel(self) -> tuple[int, int]:
+        """Move the channel out of the children's reach and put /dev/null where they would inherit it.
+
+        It is a socket at descriptor 0, or a pipe at each of 0 and 1.
+        """
         for fd in range(2, spawn.RESERVED_FDS):
             try:
                 os.fstat(fd)
             except OSError:
                 os.open("/dev/null", os.O_RDWR)
-        channel = os.dup(0)
+        incoming = os.dup(0)
+        outgoing = os.dup(0 if stat.S_ISSOCK(os.fstat(0).st_mode) else 1)
         if os.readlink("/proc/self/fd/1") == "anon_inode:[pidfd]":
             # the controller's process: streams can be held open by its forks, which this tells apart
             self._controller = os.dup(1)
@@ -70,7 +81,7 @@ class Agent:
         self._null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 3):
             os.dup2(self._null, fd, inheritable=fd < 3)
-        return channel
+        return incoming, outgoing
 
     def run(self) -> NoReturn:
         """Serve until the controller is gone; never returns."""
@@ -154,10 +165,17 @@ class Agent:
         self._workspace = message["workspace"]
         self._environment.update(message["environment"])
         self._heartbeat_deadline = message["heartbeat_deadline"]
+        if message["counts_oom_kills"]:
+            self._oom_kills = processes.oom_kills
         if message["sacrifice_children"]:
             self._sacrifice = processes.Sacrifice()
-        for path in message["directories"]:
-            os.makedirs(path, 0o755, exist_ok=True)
+        self._directories = message["directories"]
+        if message["user"] is not None:
+            self._identity = UserIdentity(*message["user"])
+            self._shared = message["shared"]
+        else:
+            for path in self._directories:
+                os.makedirs(path, 0o755, exist_ok=True)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         processes_limit = message["process_limit"]
         if processes_limit:
@@ -191,10 +209,11 @@ class Agent:
         if kind == "exec" and any(job.kind != "file" for job in self._jobs.values()):
             kind = "supervised"
         pipes = Pipes(self._null, message["stdin"], kind != "exec")
+        oom_kills = self._oom_kills()
         if self._sacrifice is not None:
             self._sacrifice.on()
         try:
-            command = spawn.Command(message["argv"], environment, cwd, pipes.child)
+            command = spawn.Command(message["argv"], environment, cwd, pipes.child, self._identity)
             pid = command.start() if kind == "exec" else spawn.supervised(command, pipes.report_write)
         except BaseException:
             pipes.close()
@@ -202,7 +221,7 @@ class Agent:
         finally:
             if self._sacrifice is not None:
                 self._sacrifice.off()
-        self._adopt(Job(request, kind, pid, message["timeout"]), pipes, message["limit"])
+        self._adopt(Job(request, kind, pid, message["timeout"], oom_kills), pipes, message["limit"])
 
     def _do_file(self, request: int, message: dict[str, Any]) -> None:
         path = os.path.join(self._workspace, message["path"])
@@ -217,14 +236,42 @@ class Agent:
             "receive": lambda: files.receive_tree(path),
             "archive": lambda: files.archive(path, message["format"], message["entries"]),
         }
+        self._start_worker(request, message, tasks[message["action"]], self._identity)
+
+    def _do_reset(self, request: int, message: dict[str, Any]) -> None:
+        """End all that runs and remove all that it has left; the answer is an error when anything stays."""
+        if not isinstance(self._identity, UserIdentity) or not self._is_first:
+            raise RuntimeError("this sandbox cannot be reset, only replaced")
+        deadline = time.monotonic() + _END_DEADLINE
+        processes.kill_everything()
+        while self._reap():
+            if time.monotonic() > deadline:
+                raise RuntimeError("processes do not end")
+            processes.kill_everything()
+            time.sleep(_FAST_TICK / 5)
+        workspace, identity = self._workspace, self._identity
+        self._start_worker(
+            request,
+            {**message, "stdin": False, "limit": 0},
+            lambda: cleaning.clean(workspace, self._shared, self._directories, identity),
+            Identity(),
+        )
+
+    def _start_worker(
+        self,
+        request: int,
+        message: dict[str, Any],
+        task: Callable[[], dict[str, object]],
+        identity: Identity,
+    ) -> None:
         pipes = Pipes(self._null, message["stdin"], True)
         try:
             stdin, stdout, _ = pipes.child
-            pid = spawn.worker(tasks[message["action"]], (stdin, stdout, self._null), pipes.report_write)
+            pid = spawn.worker(task, (stdin, stdout, self._null), pipes.report_write, identity)
         except BaseException:
             pipes.close()
             raise
-        self._adopt(Job(request, "file", pid, message["timeout"]), pipes, limit)
+        self._adopt(Job(request, "file", pid, message["timeout"]), pipes, message["limit"])
 
     def _adopt(self, job: Job, pipes: Pipes, limit: int) -> None:
         job.connect(pipes, limit, self._link, self._poller)
@@ -304,7 +351,7 @@ class Agent:
         if (gone or job.overdue()) and (job.kind == "popen" or job.drained()):
             job.announced = True
             job.end_input()
-            self._answer(job.request, job.result())
+            self._answer(job.request, {"oom_killed": self._oom_kills() > job.oom_kills, **job.result()})
             if job.kind != "popen" or job.closed():
                 self._forget(job)
 

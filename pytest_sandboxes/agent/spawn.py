@@ -6,6 +6,7 @@ import errno
 import os
 
 from pytest_sandboxes.agent import processes, tree, wire
+from pytest_sandboxes.agent.identity import Identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,28 +25,35 @@ RESERVED_FDS = 4
 
 
 class Command:
-    """What to run: absolute `cwd`, whole environment, and the three descriptors of the child."""
+    """What to run: absolute `cwd`, whole environment, the three descriptors of the child, and who it is."""
 
-    __slots__ = ("argv", "cwd", "env", "stdio")
+    __slots__ = ("argv", "cwd", "env", "identity", "stdio")
 
     def __init__(
-        self, argv: list[bytes], env: dict[bytes, bytes], cwd: bytes, stdio: tuple[int, int, int]
+        self,
+        argv: list[bytes],
+        env: dict[bytes, bytes],
+        cwd: bytes,
+        stdio: tuple[int, int, int],
+        identity: Identity,
     ) -> None:
         self.argv = argv
         self.env = env
         self.cwd = cwd
         self.stdio = stdio
+        self.identity = identity
 
     def start(self) -> int:
         """Start it in a session of its own; return its pid.
 
         Raises the OSError that tells what is missing: the working directory or the program, with its name.
         """
-        os.chdir(self.cwd)
-        try:
-            return self._search()
-        finally:
-            os.chdir("/")
+        with self.identity:
+            os.chdir(self.cwd)
+            try:
+                return self._search()
+            finally:
+                os.chdir("/")
 
     def _search(self) -> int:
         program = self.argv[0]
@@ -77,16 +85,21 @@ def supervised(command: Command, report_fd: int) -> int:
 
     Returns the supervisor's pid; `report_fd` gets the command's end, or the error that kept it from starting.
     """
-    return _fork(lambda: _supervise(command), (*command.stdio, report_fd))
+    return _fork(lambda: _supervise(command), (*command.stdio, report_fd), command.identity)
 
 
-def worker(function: Callable[[], dict[str, object]], stdio: tuple[int, int, int], report_fd: int) -> int:
+def worker(
+    function: Callable[[], dict[str, object]],
+    stdio: tuple[int, int, int],
+    report_fd: int,
+    identity: Identity,
+) -> int:
     """Run `function` in a forked child on the given descriptors; its result or error goes to `report_fd`."""
 
     def body() -> None:
         report(function())
 
-    return _fork(body, (*stdio, report_fd))
+    return _fork(body, (*stdio, report_fd), identity)
 
 
 def report(message: dict[str, object]) -> None:
@@ -108,7 +121,7 @@ def describe_error(error: BaseException) -> dict[str, object]:
     }
 
 
-def _fork(body: Callable[[], None], fds: tuple[int, int, int, int]) -> int:
+def _fork(body: Callable[[], None], fds: tuple[int, int, int, int], identity: Identity) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -118,6 +131,7 @@ def _fork(body: Callable[[], None], fds: tuple[int, int, int, int]) -> int:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _arrange(fds)
         try:
+            identity.become()
             body()
             code = 0
         except BaseException as error:  # noqa: BLE001 - whatever it was belongs in the report
@@ -139,6 +153,7 @@ def _arrange(fds: tuple[int, int, int, int]) -> None:
 def _supervise(command: Command) -> None:
     processes.adopt_orphans()
     command.stdio = (0, 1, 2)
+    command.identity = Identity()
     pid = command.start()
     report({"started": True})
     null = os.open("/dev/null", os.O_RDWR)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pytest_sandboxes.profiles import Profile
@@ -24,6 +24,12 @@ class AgentSetup:
     """Most processes and threads, 0 for no limit of the agent's own."""
     sacrifice_children: bool = False
     """When memory runs out, commands are to be killed before the agent."""
+    user: tuple[int, int] | None = None
+    """User and group id of commands, under an agent that is root. Such a sandbox can be reset in place."""
+    shared: tuple[str, ...] = ()
+    """Directories beside the workspace that commands can write to, which a reset in place has to empty."""
+    counts_oom_kills: bool = False
+    """The agent can see how often the kernel has killed at the memory limit; otherwise ask `Launched.oom_kills`."""
 
 
 class Launched(ABC):
@@ -34,6 +40,13 @@ class Launched(ABC):
     payload: bytes
     """What that interpreter expects first."""
     setup: AgentSetup
+
+    def unwrap(self, data: memoryview) -> Iterable[bytes | memoryview]:
+        """What the agent has said, out of what came in on the stream.
+
+        Raises `ProtocolError` for what cannot have come from whoever carries it.
+        """
+        return (data,)
 
     @abstractmethod
     def end(self) -> None:

@@ -33,6 +33,7 @@ class _Sandbox:
     """All that a pool asks of a sandbox."""
 
     alive = True
+    can_reset = False
     backend = _Backend.name
     _numbers = itertools.count(1)
 

@@ -32,6 +32,7 @@ class FakeSandbox:
         self.profile = profile
         self.started = time.monotonic()
         self.alive = True
+        self.can_reset = False
         self.closed = 0
         self.paused = False
         self.lost: Callable[[Exception], None] = lambda _: None

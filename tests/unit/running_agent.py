@@ -226,6 +226,9 @@ def configuration(workspace: Path, **changes: object) -> dict[str, object]:
         "heartbeat_deadline": 3600.0,
         "process_limit": 0,
         "sacrifice_children": False,
+        "user": None,
+        "shared": [],
+        "counts_oom_kills": False,
         **changes,
     }
 

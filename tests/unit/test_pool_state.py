@@ -16,13 +16,14 @@ from pytest_sandboxes.pool_state import Plan, Shelf, Waiter
 @dataclass(eq=False)
 class FakeSandbox:
     name: str
+    can_reset: bool = False
 
 
 _numbers = count(1)
 
 
-def sandbox() -> FakeSandbox:
-    return FakeSandbox(f"fake-{next(_numbers)}")
+def sandbox(*, can_reset: bool = False) -> FakeSandbox:
+    return FakeSandbox(f"fake-{next(_numbers)}", can_reset)
 
 
 FakeWaiter = Waiter[FakeSandbox]
@@ -43,6 +44,7 @@ class ShelfMachine(RuleBasedStateMachine):
         self.starting = 0
         self.alive: set[FakeSandbox] = set()
         self.idle: set[FakeSandbox] = set()
+        self.resetting: set[FakeSandbox] = set()
         self.queue: deque[FakeWaiter] = deque()
         self.held: dict[FakeWaiter, list[FakeSandbox]] = {}
 
@@ -61,9 +63,14 @@ class ShelfMachine(RuleBasedStateMachine):
             self.queue.clear()
         assert plan.start >= 0
         self.starting += plan.start
+        for each in plan.reset:
+            assert each.can_reset
+            assert each not in self.resetting | self.idle, "reset while it is somewhere else"
+            self.resetting.add(each)
         for each in plan.close:
             self.alive.remove(each)  # a KeyError means: closed twice
             self.idle.discard(each)
+            self.resetting.discard(each)
             for sandboxes in self.held.values():
                 assert each not in sandboxes, "closed while it was leased"
 
@@ -108,10 +115,10 @@ class ShelfMachine(RuleBasedStateMachine):
     # -- what happens
 
     @precondition(lambda self: self.starting)
-    @rule()
-    def started(self) -> None:
+    @rule(can_reset=st.booleans())
+    def started(self, can_reset: bool) -> None:
         self.starting -= 1
-        fresh = sandbox()
+        fresh = sandbox(can_reset=can_reset)
         self.alive.add(fresh)
         self.idle.add(fresh)
         self.carry_out(self.shelf.started(fresh))
@@ -126,10 +133,28 @@ class ShelfMachine(RuleBasedStateMachine):
         assert len(plan.failed) == waiting or not final, "nobody was told"
         self.carry_out(plan, error)
 
+    @precondition(lambda self: self.resetting)
+    @rule(data=st.data(), clean=st.booleans())
+    def was_reset(self, data: st.DataObject, clean: bool) -> None:
+        done = data.draw(
+            st.sampled_from(sorted(self.resetting, key=lambda each: int(each.name.partition("-")[2])))
+        )
+        self.finish_reset(done, clean=clean)
+
+    def finish_reset(self, done: FakeSandbox, *, clean: bool) -> None:
+        self.resetting.remove(done)
+        if clean:
+            self.idle.add(done)
+        plan = self.shelf.was_reset(done, clean=clean)
+        assert (done in plan.close) is not clean
+        self.carry_out(plan)
+
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
     def lost(self, data: st.DataObject) -> None:
-        gone = data.draw(st.sampled_from(sorted(self.alive, key=lambda each: each.name)))
+        gone = data.draw(
+            st.sampled_from(sorted(self.alive, key=lambda each: int(each.name.partition("-")[2])))
+        )
         was_idle = gone in self.idle
         leased, plan = self.shelf.lost(gone)
         assert leased is any(gone in sandboxes for sandboxes in self.held.values())
@@ -146,7 +171,8 @@ class ShelfMachine(RuleBasedStateMachine):
         assert len(shelf.idle) == len(self.idle)
         assert list(shelf.waiting) == list(self.queue)
         assert set(shelf.leased) == {each for sandboxes in self.held.values() for each in sandboxes}
-        assert self.alive == self.idle | set(shelf.leased)
+        assert shelf.resetting == self.resetting
+        assert self.alive == self.idle | set(shelf.leased) | self.resetting
         assert shelf.total == self.starting + len(self.alive)
 
     @invariant()
@@ -157,7 +183,8 @@ class ShelfMachine(RuleBasedStateMachine):
     def nobody_waits_for_nothing(self) -> None:
         if self.queue:
             assert len(self.idle) < self.queue[0].count, "what is there is not handed out"
-            assert self.starting or self.shelf.total == self.shelf.maximum, "nothing will ever come"
+            coming = self.starting or self.resetting
+            assert coming or self.shelf.total == self.shelf.maximum, "nothing will ever come"
 
     def teardown(self) -> None:
         """From wherever this has got to: when nothing starts, it ends; when all goes well, all are served."""
@@ -173,7 +200,8 @@ class ShelfMachine(RuleBasedStateMachine):
         error = PoolClosedError("over")
         self.carry_out(self.shelf.close(error), error)
         assert self.alive == set()
-        for nothing in (self.shelf.give_back(held), self.shelf.expect(9), self.shelf.close(error)):
+        late = [self.shelf.was_reset(each, clean=True) for each in held]
+        for nothing in (self.shelf.give_back(held), self.shelf.expect(9), self.shelf.close(error), *late):
             assert nothing == Plan()
         while self.starting:
             self.starting -= 1
@@ -190,7 +218,7 @@ class ShelfMachine(RuleBasedStateMachine):
             failures += 1
             assert failures <= in_flight + self.attempts * (self.shelf.maximum + 1), "tries for ever"
             self.agrees()
-        assert not self.queue or self.shelf.total == self.shelf.maximum
+        assert not self.queue or self.resetting or self.shelf.total == self.shelf.maximum
 
     def serve_everybody(self) -> None:
         asked = [FakeWaiter(1 + number % self.shelf.maximum, "somebody") for number in range(4)]
@@ -198,8 +226,10 @@ class ShelfMachine(RuleBasedStateMachine):
             self.queue.append(waiter)
             self.carry_out(self.shelf.ask(waiter))
         for _ in range(10 * self.shelf.maximum * len(self.queue)):
-            if self.starting:
-                self.started()
+            if self.resetting:
+                self.finish_reset(min(self.resetting, key=lambda each: each.name), clean=True)
+            elif self.starting:
+                self.started(can_reset=bool(self.starting % 2))
             elif self.held:
                 self.carry_out(self.shelf.give_back(self.held.pop(next(iter(self.held)))))
             self.agrees()
@@ -259,6 +289,19 @@ def test_an_exchange_for_what_is_there_is_made_at_once() -> None:
     made.started(spare)
     assert made.exchange(old, fresh).granted == [fresh]
     assert fresh.granted == [spare]
+
+
+def test_what_can_be_reset_is_kept_and_what_is_not_clean_is_not() -> None:
+    made = shelf(maximum=1)
+    first, second, kept = FakeWaiter(1, "first"), FakeWaiter(1, "second"), sandbox(can_reset=True)
+    made.ask(first)
+    made.started(kept)
+    assert made.give_back([kept]) == Plan(reset=[kept])
+    assert made.ask(second) == Plan(), "it will soon be there"
+    assert made.was_reset(kept, clean=True).granted == [second]
+    made.give_back([kept])
+    assert made.was_reset(kept, clean=False) == Plan(close=[kept])
+    assert made.was_reset(kept, clean=True) == Plan()
 
 
 def test_a_small_wish_does_not_overtake_a_large_one() -> None:
