@@ -130,6 +130,22 @@ class Connection:
                 request.end_input()
         return request
 
+    def abandon_requests(self, error: Exception) -> None:
+        """Have all requests under way raise `error`; whatever the agent still says of them is dropped."""
+        with self._lock:
+            requests = [request for request in self._requests.values() if not request.abandoned]
+            for request in requests:
+                request.abandoned = True
+        if requests:
+            self._io.submit(lambda: _fail(requests, error))
+
+    def forget_abandoned(self) -> None:
+        """The agent has learned of it: from now on it says no more of them."""
+        with self._lock:
+            self._requests = {
+                number: request for number, request in self._requests.items() if not request.abandoned
+            }
+
     def pause(self) -> None:
         """Stop the clocks of all commands, for somebody who is debugging."""
         self._paused = True
@@ -234,6 +250,8 @@ class Connection:
         request = self._requests.get(number)
         if request is None:
             raise wire.ProtocolError("an answer to nothing")
+        if request.abandoned:
+            return
         if kind in request.sinks:
             self._take_output(request, kind, content)
         elif kind == wire.STDIN_CREDIT and len(content) == 4:
@@ -301,6 +319,13 @@ class Connection:
             if self._ended:
                 return
             self._ended = True
+        if reason is not None and self._io.is_current():  # to find out about its end may block
+            self._io.loop().remove_reader(self._stream)
+            self._io.submit_aside(lambda: self._tell_end(reason))
+        else:
+            self._tell_end(reason)
+
+    def _tell_end(self, reason: str | None) -> None:
         error = SandboxLostError("the sandbox has been closed") if reason is None else self._on_lost(reason)
         with self._lock:  # a request that was made meanwhile learns of it like all others
             self._error = error
@@ -315,12 +340,16 @@ class Connection:
         with self._write_lock:
             self._backlog.clear()
             self._stream.close()
-        for request in requests:
-            if not request.future.done():
-                request.future.set_exception(error)
-            request.finish(error)
+        _fail(requests, error)
         if not self.hello.done():
             self.hello.set_exception(error)
+
+
+def _fail(requests: list[Request], error: Exception) -> None:
+    for request in requests:
+        if not request.future.done():
+            request.future.set_exception(error)
+        request.finish(error)
 
 
 _streams: weakref.WeakSet[socket.socket] = weakref.WeakSet()

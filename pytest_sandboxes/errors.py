@@ -29,6 +29,10 @@ class IsolationUnavailableError(ConfigurationError):
     """This machine cannot isolate sandboxes; the message lists the remedies."""
 
 
+class BackendUnavailableError(ConfigurationError):
+    """The service of a backend, or an image there, cannot be had; the message says where, and what to do."""
+
+
 class _ResultError(SandboxesError):
     """An error that carries what the command had produced when it ended."""
 

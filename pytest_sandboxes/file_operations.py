@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import math
 import os
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 from pytest_sandboxes.agent import wire
-from pytest_sandboxes.errors import OutputLimitExceededError
+from pytest_sandboxes.errors import MemoryLimitExceededError, OutputLimitExceededError
 from pytest_sandboxes.operations import Answer, Pending, Port, Text, as_bytes, field, lied, raise_error
-from pytest_sandboxes.request import Request
 from pytest_sandboxes.results import FileBytes, FileEntry, FileType, Listing, describe_name
 from pytest_sandboxes.streams import Kept, Sink
 
@@ -23,6 +23,7 @@ DEFAULT_MAX_ENTRIES = 100_000
 FILE_TIMEOUT = 600.0
 """Seconds that a file operation may take."""
 
+T = TypeVar("T")
 ArchiveFormat = Literal["tar", "tar.gz", "zip"]
 
 _UNLIMITED = 1 << 62
@@ -36,18 +37,14 @@ def read(port: Port, path: Text, max_bytes: int | None) -> Pending[FileBytes]:
     kept = Kept(limit)
 
     def convert(answer: Answer) -> FileBytes:
-        cut = answer.get("stdout_cut") is True
-        if not cut:  # else all that was wanted has come, and the agent has ended the rest
-            _raise_file_error(answer)
-            field(port, answer, "stdout_cut", bool)
+        cut = field(port, answer, "stdout_cut", bool)
         if cut and max_bytes is None:
             raise OutputLimitExceededError(
                 f"{_shown(path)} is larger than {limit} bytes: pass max_bytes= to read its beginning"
             )
         return FileBytes(kept.data, truncated=cut)
 
-    request = _file_request(port, "read", path, limit=limit, sinks=(kept, Kept()))
-    return Pending(request, convert, FILE_TIMEOUT)
+    return _file_request(port, "read", path, convert, limit=limit, sinks=(kept, Kept()))
 
 
 def write(port: Port, path: Text, content: bytes, mode: int | None) -> Pending[None]:
@@ -56,13 +53,11 @@ def write(port: Port, path: Text, content: bytes, mode: int | None) -> Pending[N
         raise ValueError(f"mode is at most 0o7777, not {mode!r}")
 
     def convert(answer: Answer) -> None:
-        _raise_file_error(answer)
         size = field(port, answer, "size", int)
         if size != len(content):
             raise lied(port, f"{size} of {len(content)} bytes written, and no error")
 
-    request = _file_request(port, "write", path, input=bytes(content), mode=mode)
-    return Pending(request, convert, FILE_TIMEOUT)
+    return _file_request(port, "write", path, convert, input=bytes(content), mode=mode)
 
 
 def list_files(
@@ -73,7 +68,6 @@ def list_files(
     kept = Kept(limit * 4400 + 4)  # an entry is a path of at most 4 KiB and some numbers
 
     def convert(answer: Answer) -> Listing:
-        _raise_file_error(answer)
         cut = field(port, answer, "truncated", bool)
         if cut and max_entries is None:
             raise OutputLimitExceededError(
@@ -85,17 +79,17 @@ def list_files(
             raise lied(port, str(error)) from None
         return Listing(sorted(entries, key=lambda entry: entry.path_bytes), truncated=cut)
 
-    request = _file_request(
+    return _file_request(
         port,
         "list",
         path,
+        convert,
         limit=_UNLIMITED,
         sinks=(kept, Kept()),
         recursive=recursive,
         digests=sha256,
         entries=limit,
     )
-    return Pending(request, convert, FILE_TIMEOUT)
 
 
 def archive(port: Port, path: Text, kind: str, max_bytes: int | None) -> Pending[FileBytes]:
@@ -106,10 +100,7 @@ def archive(port: Port, path: Text, kind: str, max_bytes: int | None) -> Pending
     kept = Kept(limit)
 
     def convert(answer: Answer) -> FileBytes:
-        cut = answer.get("stdout_cut") is True
-        if not cut:  # see `read`
-            _raise_file_error(answer)
-            cut = field(port, answer, "truncated", bool)
+        cut = field(port, answer, "stdout_cut", bool) or field(port, answer, "truncated", bool)
         if cut and max_bytes is None:
             raise OutputLimitExceededError(
                 f"the archive of {_shown(path)} is larger than {limit} bytes, has more than {DEFAULT_MAX_ENTRIES} "
@@ -117,45 +108,55 @@ def archive(port: Port, path: Text, kind: str, max_bytes: int | None) -> Pending
             )
         return FileBytes(kept.data, truncated=cut)
 
-    request = _file_request(
+    return _file_request(
         port,
         "archive",
         path,
+        convert,
         limit=limit,
         sinks=(kept, Kept()),
         format=kind,
         entries=DEFAULT_MAX_ENTRIES,
     )
-    return Pending(request, convert, FILE_TIMEOUT)
 
 
 def send_tree(port: Port, path: Text, sink: Sink, max_entries: int) -> Pending[bool]:
     """Have a file or tree sent to `sink` in the format of `agent.tree`; the result says whether it was cut."""
 
     def convert(answer: Answer) -> bool:
-        _raise_file_error(answer)
         return field(port, answer, "truncated", bool)
 
-    request = _file_request(port, "send", path, limit=_UNLIMITED, sinks=(sink, Kept()), entries=max_entries)
-    return Pending(request, convert, FILE_TIMEOUT)
+    return _file_request(
+        port, "send", path, convert, limit=_UNLIMITED, sinks=(sink, Kept()), entries=max_entries
+    )
 
 
 def receive_tree(port: Port, path: Text) -> Pending[None]:
     """Have a tree made from what is written to the request."""
-    return Pending(_file_request(port, "receive", path, streamed=True), _raise_file_error, FILE_TIMEOUT)
+    return _file_request(port, "receive", path, lambda _: None, streamed=True)
 
 
 def _file_request(
     port: Port,
     action: str,
     path: Text,
+    convert: Callable[[Answer], T],
     *,
     limit: int = 0,
     input: bytes | None = None,
     streamed: bool = False,
     sinks: tuple[Sink, Sink] | None = None,
     **arguments: object,
-) -> Request:
+) -> Pending[T]:
+    oom_before = port.oom_kills()
+
+    def checked(answer: Answer) -> T:
+        if (
+            answer.get("stdout_cut") is not True
+        ):  # else all that was wanted has come, and the agent has ended the rest
+            _raise_file_error(port, answer, oom_before)
+        return convert(answer)
+
     message = {
         "action": action,
         "path": as_bytes(path, "path"),
@@ -163,7 +164,8 @@ def _file_request(
         "stdin": input is not None or streamed,
         **arguments,
     }
-    return port.request("file", message, timeout=FILE_TIMEOUT, input=input, sinks=sinks)
+    request = port.request("file", message, timeout=FILE_TIMEOUT, input=input, sinks=sinks)
+    return Pending(request, checked, FILE_TIMEOUT)
 
 
 def _parse_entries(data: bytes, limit: int) -> list[FileEntry]:
@@ -188,9 +190,13 @@ def _parse_entries(data: bytes, limit: int) -> list[FileEntry]:
     return entries
 
 
-def _raise_file_error(answer: Answer) -> None:
+def _raise_file_error(port: Port, answer: Answer, oom_before: int) -> None:
     raise_error(answer)
     if "status" in answer:  # the worker died before it could report
+        if answer.get("oom_killed") is True or port.oom_kills() > oom_before:
+            raise MemoryLimitExceededError(
+                f"{port.name} is at its memory limit: a file operation was killed there"
+            )
         if answer.get("timed_out") is True:
             raise TimeoutError(f"the file operation took longer than {FILE_TIMEOUT:.0f} s")
         raise OSError(errno.EIO, "code in the sandbox killed the file operation")

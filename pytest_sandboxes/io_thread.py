@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 _CLOSE_TIMEOUT = 5.0
 
@@ -21,6 +22,7 @@ class IOThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._aside: ThreadPoolExecutor | None = None
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running loop. Raises RuntimeError after `close`, but not to what still runs on the thread itself."""
@@ -35,6 +37,10 @@ class IOThread:
                 self._thread.start()
             return self._loop
 
+    def is_current(self) -> bool:
+        """Whether the caller runs on it."""
+        return threading.current_thread() is self._thread
+
     def submit(self, function: Callable[[], object]) -> None:
         """Run `function` on the thread, soon; dropped once the thread is closed."""
         try:
@@ -43,11 +49,22 @@ class IOThread:
             if not self._closed:
                 raise
 
+    def submit_aside(self, function: Callable[[], object]) -> None:
+        """Run `function` on another thread, because it may block; after `close`, here and now."""
+        with self._lock:
+            if not self._closed:
+                self._aside = self._aside or ThreadPoolExecutor(1, thread_name_prefix="sandboxes-aside")
+                self._aside.submit(function)
+                return
+        function()
+
     def close(self) -> None:
         """End the thread after what was submitted before, and wait for it. May be called twice."""
         with self._lock:
             self._closed = True
-            loop, thread = self._loop, self._thread
+            loop, thread, aside = self._loop, self._thread, self._aside
+        if aside is not None:
+            aside.shutdown()
         if loop is None or thread is None or loop.is_closed():
             return
         loop.call_soon_threadsafe(loop.stop)

@@ -17,6 +17,7 @@ _MODULES = (
     "tree",
     "link",
     "processes",
+    "confinement",
     "identity",
     "cleaning",
     "files",

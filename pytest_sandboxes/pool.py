@@ -176,11 +176,12 @@ class Pool:
         with self._lock:
             if fresh in place.shelf.leased:  # else the pool has been closed
                 place.shelf.leased[fresh] = owner
-        # the lease may have been released meanwhile, or the slot been given another sandbox
-        surplus = lease.rebind(index, fresh) or fresh
-        with self._lock:
-            plan = place.shelf.give_back([surplus])
-        self._carry_out(place, plan)
+        replaced = lease.rebind(index, fresh)
+        if replaced is not fresh:  # which it is when the old one was reset and came back
+            # the lease may have been released meanwhile, or the slot been given another sandbox
+            with self._lock:
+                plan = place.shelf.give_back([replaced or fresh])
+            self._carry_out(place, plan)
         if not fresh.alive:  # lost when the lease did not have it yet
             lease.record_loss(fresh, SandboxStartError(f"{fresh.name} was lost before it could be used"))
 
@@ -300,7 +301,7 @@ class Pool:
         try:
             sandbox.reset()
             clean = True
-        except InfrastructureError:
+        except Exception:  # noqa: BLE001 - whatever it is, there is no proof
             clean = False
         with self._lock:
             place = self._homes.get(sandbox)

@@ -12,8 +12,11 @@ from pytest_sandboxes.wording import did_you_mean
 if TYPE_CHECKING:
     from pytest_sandboxes.backends.base import Backend, BackendOptions
 
-_BUILT_IN = {"local": ("pytest_sandboxes.backends.local", "LocalBackend")}
-_PLANNED = ("docker", "modal", "gcp")
+_BUILT_IN = {
+    "local": ("pytest_sandboxes.backends.local", "LocalBackend"),
+    "docker": ("pytest_sandboxes.backends.docker", "DockerBackend"),
+}
+_PLANNED = ("modal", "gcp")
 
 Factory = Callable[["BackendOptions"], "Backend"]
 

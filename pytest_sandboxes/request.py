@@ -41,6 +41,8 @@ class Request:
             future.set_running_or_notify_cancel()  # whoever stops waiting cancels the wait, not the answer
         self.ticks_left = ticks_left
         """Ticks of the connection until the answer is overdue; None if it has all the time."""
+        self.abandoned = False
+        """Nobody waits for it any more, and the agent may not know."""
         self.input = _Input(connection, number)
         for kind, sink in self.sinks.items():
             sink.attach(lambda amount, kind=kind: connection.grant(self, kind, amount))  # type: ignore[misc]

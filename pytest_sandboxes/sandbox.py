@@ -77,7 +77,9 @@ class Sandbox:
                 "configure",
                 {
                     "workspace": setup.workspace.encode(),
-                    "environment": [[name.encode(), value.encode()] for name, value in environment.items()],
+                    "environment": [
+                        [name.encode(), value and value.encode()] for name, value in environment.items()
+                    ],
                     "directories": [path.encode() for path in setup.directories],
                     "heartbeat_deadline": HEARTBEAT_DEADLINE,
                     "process_limit": setup.process_limit,
@@ -85,6 +87,7 @@ class Sandbox:
                     "user": setup.user and list(setup.user),
                     "shared": [path.encode() for path in setup.shared],
                     "counts_oom_kills": setup.counts_oom_kills,
+                    "filter": setup.filter,
                 },
                 timeout=START_TIMEOUT,
             ).future.result(START_TIMEOUT)
@@ -114,6 +117,9 @@ class Sandbox:
 
         Raises `SandboxLostError`, and gives it up, when there is none within `RESET_TIMEOUT` seconds.
         """
+        self._connection.abandon_requests(
+            SandboxLostError(f"{self.name} has been reset: its processes have ended")
+        )
         answer = self.request("reset", {}, timeout=RESET_TIMEOUT).future
         try:
             said = answer.result(RESET_TIMEOUT + HEARTBEAT_DEADLINE)
@@ -123,6 +129,7 @@ class Sandbox:
             reason = f"it could not be reset: {one_line(str(said.get('message', 'its worker was killed')))}"
             self.lose(reason)
             raise SandboxLostError(f"{self.name} was lost: {reason}")
+        self._connection.forget_abandoned()
 
     @property
     def alive(self) -> bool:
@@ -185,7 +192,8 @@ class Sandbox:
 
     def _connection_lost(self, reason: str) -> Exception:
         error: Exception = SandboxLostError(f"{self.name} was lost: {reason}")
-        if self._launched.oom_kills() > self._survived_oom_kills:
+        killed_since = self._launched.oom_kills() > self._survived_oom_kills
+        if killed_since or self._launched.ended_at_memory_limit():
             error = MemoryLimitExceededError(
                 f"{self.name} went down at its memory limit of {self.profile.memory} MB"
             )

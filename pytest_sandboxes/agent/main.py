@@ -9,7 +9,7 @@ import stat
 import sys
 import time
 
-from pytest_sandboxes.agent import cleaning, files, processes, spawn, wire
+from pytest_sandboxes.agent import cleaning, confinement, files, processes, spawn, wire
 from pytest_sandboxes.agent.identity import Identity, UserIdentity
 from pytest_sandboxes.agent.jobs import Job, Pipes
 from pytest_sandboxes.agent.link import Link, Poller
@@ -37,7 +37,7 @@ class Agent:
         self._workspace = b"/"
         self._environment: dict[bytes, bytes] = dict(os.environb)
         self._heartbeat_deadline = 30.0
-        self._sacrifice: processes.Sacrifice | None = None
+        self._sacrifice = processes.Sacrifice()
         self._identity = Identity()
         self._oom_kills: Callable[[], int] = lambda: 0
         self._shared: list[bytes] = []
@@ -163,16 +163,21 @@ class Agent:
     def _do_configure(self, request: int, message: dict[str, Any]) -> None:
         """Set up the slot; the first request, answered before any other is sent."""
         self._workspace = message["workspace"]
-        self._environment.update(message["environment"])
+        for name, value in message["environment"]:
+            if value is None:
+                self._environment.pop(name, None)
+            else:
+                self._environment[name] = value
         self._heartbeat_deadline = message["heartbeat_deadline"]
         if message["counts_oom_kills"]:
             self._oom_kills = processes.oom_kills
         if message["sacrifice_children"]:
-            self._sacrifice = processes.Sacrifice()
+            self._sacrifice = processes.FirstVictims()
         self._directories = message["directories"]
         if message["user"] is not None:
             self._identity = UserIdentity(*message["user"])
             self._shared = message["shared"]
+            confinement.bound_capabilities()
         else:
             for path in self._directories:
                 os.makedirs(path, 0o755, exist_ok=True)
@@ -184,6 +189,8 @@ class Agent:
             processes.adopt_orphans()
         processes.forbid_tracing()
         processes.take_short_turns()
+        if message["filter"]:
+            confinement.refuse_calls(message["filter"])
         os.dup2(self._null, 2)  # what the launcher prints has been printed
         os.umask(0o022)
         self._answer(request, {"pid": os.getpid()})
@@ -210,17 +217,13 @@ class Agent:
             kind = "supervised"
         pipes = Pipes(self._null, message["stdin"], kind != "exec")
         oom_kills = self._oom_kills()
-        if self._sacrifice is not None:
-            self._sacrifice.on()
         try:
             command = spawn.Command(message["argv"], environment, cwd, pipes.child, self._identity)
-            pid = command.start() if kind == "exec" else spawn.supervised(command, pipes.report_write)
+            with self._sacrifice:
+                pid = command.start() if kind == "exec" else spawn.supervised(command, pipes.report_write)
         except BaseException:
             pipes.close()
             raise
-        finally:
-            if self._sacrifice is not None:
-                self._sacrifice.off()
         self._adopt(Job(request, kind, pid, message["timeout"], oom_kills), pipes, message["limit"])
 
     def _do_file(self, request: int, message: dict[str, Any]) -> None:
@@ -249,6 +252,8 @@ class Agent:
                 raise RuntimeError("processes do not end")
             processes.kill_everything()
             time.sleep(_FAST_TICK / 5)
+        for job in list(self._jobs.values()):  # whoever asked for them has given them up
+            self._forget(job)
         workspace, identity = self._workspace, self._identity
         self._start_worker(
             request,
@@ -265,13 +270,15 @@ class Agent:
         identity: Identity,
     ) -> None:
         pipes = Pipes(self._null, message["stdin"], True)
+        oom_kills = self._oom_kills()
         try:
             stdin, stdout, _ = pipes.child
-            pid = spawn.worker(task, (stdin, stdout, self._null), pipes.report_write, identity)
+            with self._sacrifice:
+                pid = spawn.worker(task, (stdin, stdout, self._null), pipes.report_write, identity)
         except BaseException:
             pipes.close()
             raise
-        self._adopt(Job(request, "file", pid, message["timeout"]), pipes, message["limit"])
+        self._adopt(Job(request, "file", pid, message["timeout"], oom_kills), pipes, message["limit"])
 
     def _adopt(self, job: Job, pipes: Pipes, limit: int) -> None:
         job.connect(pipes, limit, self._link, self._poller)

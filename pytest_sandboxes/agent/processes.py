@@ -8,6 +8,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from types import TracebackType
 else:
     import _signal as signal  # `signal` proper pulls in enum: milliseconds of every start
 
@@ -166,7 +167,19 @@ def oom_kills() -> int:
 
 
 class Sacrifice:
-    """While it is on, what this process starts is chosen before anything else when memory runs out, for all its life.
+    """A context in which everybody who is started has the same chance when memory runs out."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+class FirstVictims(Sacrifice):
+    """A context in which all that this process starts is chosen before itself when memory runs out, for all its life.
 
     The mark is inherited: `forbid_tracing` leaves a process no right to put it on its children, nor on itself but by a
     descriptor from before. So this has to be made first.
@@ -176,13 +189,10 @@ class Sacrifice:
         self._fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
         self._usual = os.read(self._fd, 16)
 
-    def on(self) -> None:
-        """For what is started from here on."""
-        self._write(b"1000")
+    def __enter__(self) -> None:
+        os.write(self._fd, b"1000")
 
-    def off(self) -> None:
-        """For this process itself."""
-        self._write(self._usual)
-
-    def _write(self, score: bytes) -> None:
-        os.write(self._fd, score)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.write(self._fd, self._usual)

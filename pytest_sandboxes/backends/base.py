@@ -16,8 +16,9 @@ class AgentSetup:
 
     workspace: str
     """Absolute directory in which commands start and from which relative paths count."""
-    environment: Mapping[str, str]
-    """Environment of every command, under what the profile and each call add."""
+    environment: Mapping[str, str | None]
+    """Environment of every command, over the agent's own and under what the profile and each call add; None takes a
+    variable away."""
     directories: tuple[str, ...] = ()
     """Directories to make first."""
     process_limit: int = 0
@@ -28,6 +29,8 @@ class AgentSetup:
     """User and group id of commands, under an agent that is root. Such a sandbox can be reset in place."""
     shared: tuple[str, ...] = ()
     """Directories beside the workspace that commands can write to, which a reset in place has to empty."""
+    filter: bytes = b""
+    """System call filter that the agent puts on itself and all that it starts; empty where its launcher has done so."""
     counts_oom_kills: bool = False
     """The agent can see how often the kernel has killed at the memory limit; otherwise ask `Launched.oom_kills`."""
 
@@ -59,6 +62,10 @@ class Launched(ABC):
     def oom_kills(self) -> int:
         """How many of the sandbox's processes the kernel has killed at its memory limit so far."""
         return 0
+
+    def ended_at_memory_limit(self) -> bool:
+        """Whether the kernel has ended the sandbox as a whole at its memory limit; may take a second to find out."""
+        return False
 
     def keep(self) -> tuple[str, str]:
         """Let the sandbox outlive this process; return the commands that enter and that end it.

@@ -1,4 +1,4 @@
-"""The system calls that code in a local sandbox may not make, as a classic BPF program for `bwrap --seccomp`.
+"""The system calls that code in a sandbox may not make, as a classic BPF program.
 
 A deny-list on top of namespaces and dropped capabilities. It closes three gaps that those leave: kernel surface that no
 benchmark needs (nested user namespaces, mounts, BPF, io_uring); what namespaces do not separate (keyrings); and what a
@@ -88,13 +88,17 @@ _DENIED_REQUESTS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: typing on somebody's 
 
 
 @cache
-def program() -> bytes:
-    """The filter for this machine. Raises `IsolationUnavailableError` on an architecture that it is not written for."""
-    machine = _MACHINES.get(platform.machine())
+def program(architecture: str = "") -> bytes:
+    """The filter for an architecture as `uname -m` calls it, by default this machine's.
+
+    Raises `IsolationUnavailableError` for one that it is not written for.
+    """
+    architecture = architecture or platform.machine()
+    machine = _MACHINES.get(architecture)
     if machine is None:
         raise IsolationUnavailableError(
-            f"backend local has no system call filter for {platform.machine()} machines, only for "
-            f"{' and '.join(_MACHINES)}: use another backend, or --sandbox-isolation none for trusted code"
+            f"there is no system call filter for {architecture} machines, only for {' and '.join(_MACHINES)}: use "
+            "another backend, or --sandbox-isolation none for trusted code"
         )
     build = _Builder()
     build.add(_LOAD, _ARCHITECTURE)

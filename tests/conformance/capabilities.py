@@ -11,6 +11,7 @@ class Capability(enum.Enum):
     """A promise that not every backend makes, or not everywhere."""
 
     ISOLATION = "code reaches neither the machine, nor its user's files and secrets, nor other slots"
+    ALLOW_LIST = "of files there are an allow-list of this machine's, and none of an image"
     CONTAINMENT = "no code, however hostile, outlives its exec or its slot"
     QUOTAS = "what code writes, and how many processes it starts, is limited without being asked for"
     MEMORY_LIMIT = "`memory` can be kept here"
@@ -20,10 +21,13 @@ class Capability(enum.Enum):
 def capabilities(backend: str, settings: Settings) -> frozenset[Capability]:
     """What `backend` promises in a run with these settings."""
     if backend != "local":
-        return frozenset(Capability)
+        return frozenset(Capability) - {Capability.ALLOW_LIST}
     if settings.isolation == "none":
         return frozenset()  # cleanup of cooperative code, and nothing else
-    return frozenset({Capability.ISOLATION, Capability.CONTAINMENT, Capability.QUOTAS}) | _limits()
+    return (
+        frozenset({Capability.ISOLATION, Capability.ALLOW_LIST, Capability.CONTAINMENT, Capability.QUOTAS})
+        | _limits()
+    )
 
 
 def _limits() -> frozenset[Capability]:

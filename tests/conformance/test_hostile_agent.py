@@ -280,11 +280,12 @@ time.sleep(1000)
         hostile = start_python(sandbox, f"import time\n{SYSTEM_CALLS}{code}", until="full")
         for call in (
             lambda: sandbox.exec("true"),
-            lambda: sandbox.read_bytes("x"),
             lambda: sandbox.popen("true"),
         ):
             with pytest.raises(OSError, match="Resource temporarily unavailable"):
                 call()
+        with pytest.raises(OSError, match="Resource temporarily unavailable|No such file"):
+            sandbox.read_bytes("x")  # the worker may not be one of the code's processes
         hostile.kill()
         assert hostile.wait(GENEROUS) == -9
 

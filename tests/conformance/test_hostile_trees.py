@@ -106,8 +106,10 @@ def test_ends_at_its_deadline(sandbox: Slot, leftovers: Leftovers, tree: str, *,
     code = DEAF + dedent(TREES[tree])
     process = sandbox.popen("cat") if neighbour else None
     with pytest.raises(ExecTimeoutError) as caught:
-        # with sleepers in the way of whoever looks through all processes
-        sandbox.sh('python3 -I -S -c "$CODE"; sleep 1000', env={**leftovers.env, "CODE": code}, timeout=0.5)
+        # a shell that sleeps by itself: with a bomb beside it, it could not start anything
+        script = 'read forever < gate & python3 -I -S -c "$CODE"; wait'
+        sandbox.exec("mkfifo", "gate")
+        sandbox.sh(script, env={**leftovers.env, "CODE": code}, timeout=0.5)
     leftovers.vanish()  # what has been killed may take the kernel a moment to bury
     # the promise is half a second, and a machine under test may have other things to do
     assert caught.value.result.duration < 0.5 + 5

@@ -68,7 +68,6 @@ def check_refusal(run: Run) -> str:
 
 OPTIONS = {
     "--sandbox-backend=lokal": "--sandbox-backend: there is no backend 'lokal'; did you mean 'local'?; there is local, ",
-    "--sandbox-backend=docker": "--sandbox-backend: backend 'docker' is not part of this version; there is local, ",
     "--sandbox-backend=modal": "--sandbox-backend: backend 'modal' is not part of this version; there is local, ",
     "--sandbox-backend=gcp": "--sandbox-backend: backend 'gcp' is not part of this version; there is local, ",
     "--sandbox-backend=local,local": "--sandbox-backend is 'local,local', but must be backend names, each once",

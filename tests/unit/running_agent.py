@@ -229,6 +229,7 @@ def configuration(workspace: Path, **changes: object) -> dict[str, object]:
         "user": None,
         "shared": [],
         "counts_oom_kills": False,
+        "filter": b"",
         **changes,
     }
 

@@ -23,10 +23,16 @@ def test_known_names(names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("locl", "--sandbox-backend: there is no backend 'locl'; did you mean 'local'?; there is local, own"),
-        ("elsewhere", "--sandbox-backend: there is no backend 'elsewhere'; there is local, own"),
-        ("", "--sandbox-backend: there is no backend ''; there is local, own"),
-        ("modal", "--sandbox-backend: backend 'modal' is not part of this version; there is local, own"),
+        (
+            "locl",
+            "--sandbox-backend: there is no backend 'locl'; did you mean 'local'?; there is local, docker, own",
+        ),
+        ("elsewhere", "--sandbox-backend: there is no backend 'elsewhere'; there is local, docker, own"),
+        ("", "--sandbox-backend: there is no backend ''; there is local, docker, own"),
+        (
+            "modal",
+            "--sandbox-backend: backend 'modal' is not part of this version; there is local, docker, own",
+        ),
     ],
 )
 def test_unknown_names(name: str, complaint: str) -> None:

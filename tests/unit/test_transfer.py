@@ -245,7 +245,7 @@ class Outbox:
 def test_little_is_read_ahead_of_what_has_been_sent(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(bytes(64 * wire.WINDOW))
     outbox = Outbox()
-    port: Any = SimpleNamespace(request=lambda *_, **__: outbox)
+    port: Any = SimpleNamespace(request=lambda *_, **__: outbox, oom_kills=lambda: 0)
     with ThreadPoolExecutor(1) as threads:
         done = threads.submit(transfer.upload, port, tmp_path / "source", "there")
         while not done.done():

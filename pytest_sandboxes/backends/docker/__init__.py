@@ -1,0 +1,3 @@
+"""Backend `docker`: sandboxes as containers of a Docker Engine, local or remote."""
+
+from pytest_sandboxes.backends.docker.backend import DockerBackend as DockerBackend
