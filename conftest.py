@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Generator
 from typing import TypeVar
 
 import pytest
 
 pytest_plugins = ["pytester"]
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # a shell's background jobs ignore it, and ignoring is inherited: by the runs of pytest that tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ALLOWED_SKIPS: dict[str, bool] = {
     "(native TOML|subtests) came with pytest 9": pytest.version_tuple < (9,),

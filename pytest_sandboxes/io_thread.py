@@ -25,16 +25,23 @@ class IOThread:
         self._aside: ThreadPoolExecutor | None = None
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The running loop. Raises RuntimeError after `close`, but not to what still runs on the thread itself."""
+        """The running loop.
+
+        Raises RuntimeError after `close`, but not to what still runs on the thread itself, and when this process may
+        start no thread.
+        """
         with self._lock:
             if self._closed and threading.current_thread() is not self._thread:
                 raise RuntimeError("the I/O thread has been closed")
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="sandboxes-io", daemon=True
-                )
-                self._thread.start()
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=loop.run_forever, name="sandboxes-io", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
             return self._loop
 
     def is_current(self) -> bool:

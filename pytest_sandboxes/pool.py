@@ -111,6 +111,7 @@ class Pool:
         self._gone: set[Sandbox] = set()
         self._owners: dict[Lease, tuple[_Place, Waiter[Sandbox]]] = {}
         self._counts = dict.fromkeys((field.name for field in fields(Statistics)), 0.0)
+        self._has_worker = False
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="sandboxes-pool")
         self._paused = False
         self._closed = False
@@ -265,10 +266,16 @@ class Pool:
     def _in_background(self, chore: Callable[[_T], None], subject: _T) -> None:
         try:
             self._workers.submit(chore, subject)
-        except RuntimeError:
-            if not self._closed:
-                raise
-            chore(subject)  # `close` waits for the workers, and they take no more
+            self._has_worker = True
+        except RuntimeError as error:
+            if self._closed:
+                chore(subject)  # `close` waits for the workers, and they take no more
+            elif not self._has_worker:
+                raise ConfigurationError(
+                    f"the pool of sandboxes cannot start a thread: {error}; raise the limits of this process on "
+                    "processes and memory (ulimit -u, ulimit -v)"
+                ) from None
+            # otherwise it is in the queue of those workers that could be started
 
     def _start(self, place: _Place) -> None:
         with self._lock:

@@ -112,7 +112,10 @@ class LocalBackend(Backend):
     def launch(self, profile: Profile) -> Launched:
         """See `Backend.launch`."""
         start = self._launch_isolated if self._isolated(profile) else self._launch_bare
-        return self._spawner.submit(start, profile).result(_LAUNCH_TIMEOUT)
+        try:
+            return self._spawner.submit(start, profile).result(_LAUNCH_TIMEOUT)
+        except (OSError, RuntimeError) as error:  # no descriptor, process, thread or memory to be had
+            raise SandboxStartError(f"a local sandbox did not start: {error}") from None
 
     def _launch_isolated(self, profile: Profile) -> Launched:
         limits = Limits(profile.memory, profile.pids)

@@ -9,9 +9,11 @@ import pytest
 
 from pytest_sandboxes.errors import (
     AcquireTimeoutError,
+    ConfigurationError,
     PoolClosedError,
     SandboxStartError,
 )
+from pytest_sandboxes.io_thread import IOThread
 from tests.unit.fake_pool import FakePool, profile, waiting
 from tests.unit.waiting import DEADLINE, wait_until
 
@@ -138,3 +140,26 @@ def test_anything_may_happen_at_any_time(fake: FakePool, threads: ThreadPoolExec
     assert set().union(*(user.result(DEADLINE) for user in users)) >= {"leased", "PoolClosedError"}
     assert fake.pool.statistics().replacements
     assert repr(fake.pool) == "<Pool: 0 leased, 0 idle, 0 starting, 0 waiting>"
+
+
+def test_a_process_that_may_start_no_thread(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    with pytest.raises(ConfigurationError, match="cannot start a thread: .*ulimit"):
+        fake.pool.expect("fake", profile(buffer_sandboxes=1), 1)
+    monkeypatch.undo()
+
+
+def test_an_io_thread_that_may_not_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    io = IOThread()
+    with monkeypatch.context() as patched:
+        patched.setattr("threading.Thread.start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            io.loop()
+    assert not io.loop().is_closed()
+    io.close()

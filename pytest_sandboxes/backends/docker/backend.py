@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import secrets
 
-from pytest_sandboxes.backends.base import Backend, BackendOptions, Launched
+from pytest_sandboxes.backends.base import Backend, BackendOptions
 from pytest_sandboxes.backends.docker import containers, janitor
 from pytest_sandboxes.backends.docker.engine import Engine
 from pytest_sandboxes.backends.docker.images import DEFAULT_IMAGE, Images
-from pytest_sandboxes.errors import UnsupportedError
+from pytest_sandboxes.errors import BackendUnavailableError, SandboxStartError, UnsupportedError
 from pytest_sandboxes.profiles import Profile
 
 _RECIPES = ("app_name", "max_lifetime", "idle_timeout", "max_uses", "scaledown_window")
@@ -31,6 +31,7 @@ class DockerBackend(Backend):
         self._images = Images(self._engine)
         self._run = secrets.token_hex(6)
         self._numbers = itertools.count(1)
+        self._swept = False
 
     def check(self, profile: Profile) -> tuple[str, ...]:
         """See `Backend.check`."""
@@ -63,10 +64,22 @@ class DockerBackend(Backend):
 
     def check_machine(self, profile: Profile) -> None:
         """See `Backend.check_machine`."""
-        janitor.sweep(self._engine)
-        self._images.get(profile.image or DEFAULT_IMAGE)
+        if not self._swept:
+            janitor.sweep(self._engine)
+            self._swept = True
+        image = profile.image or DEFAULT_IMAGE
+        self._images.get(image)
+        try:
+            launched = self.launch(profile)
+        except SandboxStartError as error:
+            raise BackendUnavailableError(str(error)) from None
+        complaint = containers.greet(launched)
+        if complaint:
+            raise BackendUnavailableError(
+                f"python3 of image {image!r} cannot run a sandbox's agent, which needs 3.8 or newer: {complaint}"
+            )
 
-    def launch(self, profile: Profile) -> Launched:
+    def launch(self, profile: Profile) -> containers.Container:
         """See `Backend.launch`."""
         image = self._images.get(profile.image or DEFAULT_IMAGE)
         name = f"{janitor.PREFIX}{self._run}-{next(self._numbers)}"

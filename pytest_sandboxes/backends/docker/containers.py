@@ -8,6 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+from pytest_sandboxes.agent.wire import ProtocolError
 from pytest_sandboxes.backends import seccomp
 from pytest_sandboxes.backends.base import AgentSetup, Launched
 from pytest_sandboxes.backends.bubblewrap import DEFAULT_DISK_MEGABYTES
@@ -34,6 +35,7 @@ _PROCESS_LIMIT = 256  # of a slot; a brake on fork bombs
 _AGENTS_OWN_PROCESSES = 64  # beside those of code: the agent, its workers and supervisors
 # Neither root nor anybody whom an image has. Limits on processes count per user across containers, so it is drawn.
 _UIDS = range(20_000, 60_000)
+_GREETING_TIMEOUT = 30.0
 _END_TIMEOUT = 10.0  # seconds that a container may take to be gone
 _LOOK_AGAIN = 0.02
 _RECENT = 5  # seconds before a sandbox's end in which it was the memory limit that ended it
@@ -112,6 +114,23 @@ def start(engine: Engine, profile: Profile, image: Image, name: str, labels: Map
                 ) from None
             raise
     return Container(engine, made, stream, setup, image)
+
+
+def greet(container: Container) -> str:
+    """What an agent complains of instead of greeting; empty when all is well. The container is ended."""
+    stream = container.stream
+    try:
+        stream.settimeout(_GREETING_TIMEOUT)
+        stream.sendall(container.payload)
+        while data := stream.recv(4096):
+            if list(container.unwrap(memoryview(data))):
+                return ""
+        return container.last_words() or "it ended without a word"
+    except (OSError, ProtocolError) as error:
+        return container.last_words() or str(error)
+    finally:
+        stream.close()
+        container.end()
 
 
 def remove(api: docker.APIClient, container: str) -> None:
