@@ -62,7 +62,12 @@ class Engine:
             if os.environ.get("DOCKER_HOST"):
                 arguments = docker.utils.kwargs_from_env()
             else:
-                context = ContextAPI.get_current_context()
+                name = os.environ.get("DOCKER_CONTEXT")
+                context = ContextAPI.get_context(name) if name else ContextAPI.get_current_context()
+                if context is None and name:
+                    raise BackendUnavailableError(
+                        f"there is no Docker context {name!r}, which DOCKER_CONTEXT names; docker context ls lists them"
+                    )
                 if context is not None:
                     arguments = {"base_url": context.Host, "tls": context.TLSConfig}
             self.host = str(arguments.get("base_url") or self.host)
@@ -78,11 +83,12 @@ class Engine:
             raise self._unavailable(error) from None
 
     def _unavailable(self, error: Exception) -> BackendUnavailableError:
-        said = one_line(str(error), 300)
-        remedy = next(
-            (remedy for sign, remedy in _REMEDIES if sign in said), "see whether `docker version` works here"
+        whole = str(error)
+        sign, remedy = next(
+            ((sign, remedy) for sign, remedy in _REMEDIES if sign in whole),
+            (one_line(whole, 300), "see whether `docker version` works here"),
         )
-        return BackendUnavailableError(f"no Docker Engine answers at {self.host}: {said}; {remedy}")
+        return BackendUnavailableError(f"no Docker Engine answers at {self.host}: {sign}; {remedy}")
 
     @contextlib.contextmanager
     def errors_as_start_errors(self, what: str) -> Iterator[None]:

@@ -1,0 +1,216 @@
+"""Backend docker on a real Engine: matrix, images, ends of runs, and what bad input gets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_sandboxes.backends.docker import janitor
+from pytest_sandboxes.backends.docker.engine import Engine
+from tests.integration.conftest import ROOT, Inner
+
+docker = pytest.importorskip("docker", reason="the docker SDK is not installed")
+
+PATIENCE = 30.0
+PROFILES = """
+profiles:
+  default: {image: pytest-sandboxes/python, buffer_sandboxes: 1}
+  testbed: {image: pytest-sandboxes/testbed, isolation: sandbox}
+  busybox: {image: pytest-sandboxes/busybox}
+"""
+
+
+@pytest.fixture
+def project(inner: Inner, engine: Any) -> Inner:
+    """A project whose sandboxes are containers of the tests' own images."""
+    inner.write("sandboxes.yaml", PROFILES)
+    inner.write("pytest.ini", "[pytest]\nsandbox_backend = docker\n")
+    return inner
+
+
+def containers(engine: Any, marker: str) -> list[Any]:
+    """Containers, in whatever state, whose workspace has this name."""
+    found = []
+    for container in engine.api.containers(all=True):
+        try:
+            described = engine.api.inspect_container(container["Id"])
+        except docker.errors.NotFound:
+            continue
+        if any(marker in place for place in described["HostConfig"]["Tmpfs"] or {}):
+            found.append(container)
+    return found
+
+
+def wait_until_gone(engine: Any, marker: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while left := containers(engine, marker):
+        assert time.monotonic() < deadline, f"containers are left: {left}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def busy_run(tmp_path: Path, engine: Any) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A run of pytest in the middle of a command, and a name in its containers."""
+    marker = f"busy-{os.getpid()}-{time.monotonic_ns()}"
+    (tmp_path / "sandboxes.yaml").write_text(
+        f"profiles: {{default: {{image: pytest-sandboxes/python, workspace_base: /{marker}}}}}\n"
+    )
+    (tmp_path / "test_busy.py").write_text(
+        "import pathlib\n"
+        "def test_busy(sandbox):\n"
+        "    sandbox.popen('sh', '-c', 'setsid sleep 1000 & sleep 1000')\n"
+        "    pathlib.Path('ready').touch()\n"
+        "    sandbox.sh('trap \"\" TERM; setsid sleep 1000 & sleep 1000', timeout=1000)\n"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--sandbox-backend=docker"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + PATIENCE
+    while not (tmp_path / "ready").exists():
+        assert run.poll() is None, "it ended by itself"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    yield run, marker
+    run.kill()
+    run.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_container_outlives_its_run(
+    engine: Any, busy_run: tuple[subprocess.Popen[bytes], str], number: signal.Signals
+) -> None:
+    run, marker = busy_run
+    assert containers(engine, marker), "the counter sees nothing"
+    run.send_signal(number)
+    wait_until_gone(engine, marker)
+    run.wait(PATIENCE)
+
+
+def test_what_was_made_and_never_started_is_swept(engine: Any) -> None:
+    dead = subprocess.Popen(["true"])
+    labels = janitor.labels("run")
+    named = {
+        **labels,
+        next(name for name in labels if name.endswith("process")): janitor._process(os.getpid()),
+    }
+    ours = engine.api.create_container("pytest-sandboxes/python", ["true"], labels=named)["Id"]
+    of_the_dead = dict(named)
+    of_the_dead["pytest-sandboxes.process"] = named["pytest-sandboxes.process"].rpartition(" ")[0] + " 1"
+    abandoned = engine.api.create_container("pytest-sandboxes/python", ["true"], labels=of_the_dead)["Id"]
+    somebody_elses = {**of_the_dead, "pytest-sandboxes.owner": "another@machine"}
+    others = engine.api.create_container("pytest-sandboxes/python", ["true"], labels=somebody_elses)["Id"]
+    sweeping = Engine()
+    try:
+        janitor.sweep(sweeping)
+        left = {each["Id"] for each in engine.api.containers(all=True)}
+        assert abandoned not in left
+        assert {ours, others} <= left
+    finally:
+        sweeping.close()
+        dead.wait()
+        for each in (ours, others):
+            engine.api.remove_container(each, force=True)
+
+
+def test_an_image_of_swe_bench_runs_as_it_is(project: Inner) -> None:
+    project.write(
+        "test_it.py",
+        """
+        import pytest
+
+        pytestmark = pytest.mark.sandbox(profile="testbed")
+
+        def test_its_own_ways(sandbox):
+            assert sandbox.workspace == "/testbed"
+            assert sandbox.sh("id -u; git status --short").stdout == "0\\n"
+            assert len(sandbox.exec("git", "log", "--oneline").stdout.splitlines()) == 2
+            tests = sandbox.exec("python3", "-m", "pytest", "-q")
+            assert (tests.returncode, "1 failed, 1 passed" in tests.stdout) == (1, True), tests
+            sandbox.sh("touch /left; git rm -rq .", check=True)
+
+        def test_nothing_is_left_of_that(sandbox):
+            assert sandbox.sh("ls /left; git status --short").stdout == ""
+        """,
+    )
+    run = project.run()
+    assert run.counts == {"passed": 2}, run.stdout
+    assert run.cases["test_its_own_ways"].properties["image"] == "pytest-sandboxes/testbed"
+
+
+def test_local_and_docker_in_one_run(project: Inner) -> None:
+    project.write("test_it.py", "def test_it(sandbox):\n    assert sandbox.sh('echo $HOME').success\n")
+    run = project.run("--sandbox-backend=local,docker")
+    assert run.verdicts == {"test_it[local]": "passed", "test_it[docker]": "passed"}
+
+
+def test_a_container_that_somebody_removes_is_replaced(project: Inner, engine: Any) -> None:
+    project.write(
+        "test_it.py",
+        """
+        import docker
+
+        def test_it(sandbox, record_property):
+            name = sandbox.sh("cat /proc/self/mountinfo | grep -o 'containers/[0-9a-f]*' | head -1").stdout
+            container = name.strip().partition("/")[2]
+            if not TRIED:
+                TRIED.append(container)
+                docker.from_env().api.remove_container(container, force=True)
+            assert sandbox.sh("echo fine").stdout == "fine\\n"
+
+        TRIED = []
+        """,
+    )
+    run = project.run()
+    assert run.verdicts == {"test_it": "passed"}, run.stdout
+    assert run.cases["test_it"].attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "complaint"),
+    [
+        (["--sandbox-profile=busybox"], {}, "busybox' has no python3 on its PATH"),
+        (
+            [],
+            {"DOCKER_HOST": "unix:///nowhere.sock"},
+            "no Docker Engine answers at unix:///nowhere.sock.*start it",
+        ),
+        ([], {"DOCKER_HOST": "tcp://127.0.0.1:1"}, "no Docker Engine answers at tcp://127.0.0.1:1.*start it"),
+        ([], {"DOCKER_HOST": "nonsense://x"}, "no Docker Engine answers at nonsense://x"),
+        ([], {"DOCKER_CONTEXT": "no-such-context"}, "no-such-context"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    project: Inner,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    environment: dict[str, str],
+    complaint: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    project.write("test_it.py", "def test_it(sandbox):\n    pass\n")
+    run = project.run(*arguments)
+    assert run.exit_code == pytest.ExitCode.USAGE_ERROR, run.stdout
+    assert "Traceback" not in run.stdout + run.stderr
+    run.result.stderr.re_match_lines([f"ERROR: .*{complaint}.*"])
+
+
+def test_without_the_sdk(project: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "docker", None)
+    project.write("test_it.py", "def test_it(sandbox):\n    pass\n")
+    run = project.run()
+    assert run.exit_code == pytest.ExitCode.USAGE_ERROR
+    run.result.stderr.fnmatch_lines(["ERROR: *pip install 'pytest-sandboxes?docker?'*"])
