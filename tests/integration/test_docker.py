@@ -44,7 +44,7 @@ def containers(engine: Any, marker: str) -> list[Any]:
             described = engine.api.inspect_container(container["Id"])
         except docker.errors.NotFound:
             continue
-        if any(marker in place for place in described["HostConfig"]["Tmpfs"] or {}):
+        if any(marker in place for place in described["HostConfig"].get("Tmpfs") or {}):
             found.append(container)
     return found
 
