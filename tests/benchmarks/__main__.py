@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from tests.benchmarks import execs, leases, pytest_runs, simulated, tasks, transfers
+from tests.benchmarks import containers, execs, leases, pytest_runs, simulated, tasks, transfers
 from tests.benchmarks.measuring import Row, table
 
 SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
@@ -21,6 +21,8 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
     "unused": pytest_runs.unused,
     "pool": simulated.pools,
     "throughput": execs.throughput,
+    "docker-exec": containers.execs,
+    "docker-lease": containers.leases,
 }
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +160,35 @@ def test_local_and_docker_in_one_run(project: Inner) -> None:
     assert run.verdicts == {"test_it[local]": "passed", "test_it[docker]": "passed"}
 
 
+class Forward(socketserver.BaseRequestHandler):
+    """Passes a TCP connection on to the Engine's socket."""
+
+    def handle(self) -> None:
+        with socket.socket(socket.AF_UNIX) as engine:
+            engine.connect("/var/run/docker.sock")
+            ends = {self.request: engine, engine: self.request}
+            while ends:
+                for ready in select.select(list(ends), [], [])[0]:
+                    data = ready.recv(65536)
+                    if data:
+                        ends[ready].sendall(data)
+                    else:
+                        ends.pop(ready).shutdown(socket.SHUT_WR)
+
+
+def test_an_engine_by_tcp(project: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.write(
+        "test_it.py", "def test_it(sandbox):\n    assert sandbox.exec('cat', input='x' * 1000000).success\n"
+    )
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Forward) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.server_address[1]}")
+        run = project.run()
+        server.shutdown()
+    assert run.counts == {"passed": 1}, run.stdout
+
+
 def test_a_container_that_somebody_removes_is_replaced(project: Inner, engine: Any) -> None:
     project.write(
         "test_it.py",
@@ -188,6 +221,7 @@ def test_a_container_that_somebody_removes_is_replaced(project: Inner, engine: A
             "no Docker Engine answers at unix:///nowhere.sock.*start it",
         ),
         ([], {"DOCKER_HOST": "tcp://127.0.0.1:1"}, "no Docker Engine answers at tcp://127.0.0.1:1.*start it"),
+        ([], {"DOCKER_HOST": "ssh://host"}, "ssh://host by TLS or SSH: forward the Engine's socket"),
         ([], {"DOCKER_HOST": "nonsense://x"}, "no Docker Engine answers at nonsense://x"),
         ([], {"DOCKER_CONTEXT": "no-such-context"}, "no-such-context"),
     ],
@@ -202,7 +236,7 @@ def test_bad_input_is_one_sentence(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     project.write("test_it.py", "def test_it(sandbox):\n    pass\n")
-    run = project.run(*arguments)
+    run = project.run_apart(*arguments)  # the SDK leaves the sockets of connections open that it could not make
     assert run.exit_code == pytest.ExitCode.USAGE_ERROR, run.stdout
     assert "Traceback" not in run.stdout + run.stderr
     run.result.stderr.re_match_lines([f"ERROR: .*{complaint}.*"])

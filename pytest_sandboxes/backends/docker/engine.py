@@ -71,13 +71,17 @@ class Engine:
                 if context is not None:
                     arguments = {"base_url": context.Host, "tls": context.TLSConfig}
             self.host = str(arguments.get("base_url") or self.host)
+            if arguments.get("tls") or self.host.startswith(("https:", "ssh:")):
+                raise BackendUnavailableError(
+                    f"backend docker cannot talk to {self.host} by TLS or SSH: forward the Engine's socket (ssh -N -L "
+                    "$HOME/docker.sock:/var/run/docker.sock HOST) and set DOCKER_HOST=unix://$HOME/docker.sock"
+                )
             return docker.APIClient(
                 **arguments,
                 version="auto",
                 timeout=CALL_TIMEOUT,
                 num_pools=_CONNECTIONS,
                 max_pool_size=_CONNECTIONS,
-                use_ssh_client=self.host.startswith("ssh://"),
             )
         except (DockerException, OSError, ValueError) as error:
             raise self._unavailable(error) from None
