@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import platform
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from abc import ABC, abstractmethod
@@ -21,14 +19,21 @@ from pathlib import Path
 import docker
 import docker.errors
 
-from tests.engine.locking import locked, state_directory
+from tests.engine.machine import (
+    CONTAINED,
+    MachineError,
+    can_install,
+    codename,
+    install,
+    locked,
+    run,
+    state_directory,
+)
 
 NAMES = ("python", "busybox", "testbed")
 LABEL = "pytest-sandboxes.recipe"
 """The label that names the recipe by which an image was made."""
 
-MAKING = 900
-"""Seconds for a command that makes an image; most of them go into a slow mirror."""
 WAITING = 1200
 """Seconds for another process that is making images."""
 
@@ -44,14 +49,8 @@ RUN sh -e /tmp/testbed.sh && rm /tmp/testbed.sh
 WORKDIR /testbed
 """
 
-_CONTAINED = (
-    *("setpriv", "--pdeathsig", "KILL"),
-    *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
-)
-"""Before a command: all that it mounts and starts ends with it, and it ends with this process."""
 
-
-class ImageError(Exception):
+class ImageError(MachineError):
     """An image cannot be made; says why, and what would help."""
 
 
@@ -93,7 +92,7 @@ class DebianSource(Source):
     def recipe(self, name: str) -> Sequence[bytes]:
         """The scripts, and what the engine is told."""
         if name == "testbed":
-            return DEBIAN, TESTBED, _TESTBED_DOCKERFILE.encode(), self._packages.encode()
+            return *self.recipe("python"), TESTBED, _TESTBED_DOCKERFILE.encode(), self._packages.encode()
         return DEBIAN, self._commands[name].encode()
 
     def make(self, client: docker.DockerClient, name: str, labels: Mapping[str, str]) -> None:
@@ -115,14 +114,13 @@ class DebianSource(Source):
         parts = state_directory() / f"debian-{hashlib.sha256(DEBIAN).hexdigest()[:16]}-{platform.machine()}"
         if not parts.exists():
             if not shutil.which("debootstrap"):
-                _run("apt-get", "-q", "update")
-                _run("apt-get", "-q", "-y", "--no-install-recommends", "install", "debootstrap")
+                install("debootstrap")
             for abandoned in parts.parent.glob("making-*"):  # nobody else makes any: the lock is ours
                 shutil.rmtree(abandoned)
             with tempfile.TemporaryDirectory(dir=parts.parent, prefix="making-") as making:
                 out = Path(making, "out")
                 out.mkdir()
-                _run(*_CONTAINED, "sh", str(RECIPES / "debian.sh"), _mirror(), str(out))
+                run(*CONTAINED, "sh", str(RECIPES / "debian.sh"), _mirror(), str(out))
                 out.rename(parts)
         return parts
 
@@ -147,7 +145,7 @@ class PublicSource(Source):
     def recipe(self, name: str) -> Sequence[bytes]:
         """What the engine is told."""
         dockerfile = self._dockerfiles[name].encode()
-        return (dockerfile, TESTBED) if name == "testbed" else (dockerfile,)
+        return (*self.recipe("python"), TESTBED, dockerfile) if name == "testbed" else (dockerfile,)
 
     def make(self, client: docker.DockerClient, name: str, labels: Mapping[str, str]) -> None:
         """Build it, and have the engine pull what it is built on."""
@@ -159,16 +157,7 @@ SOURCES: Mapping[str, Source] = {"debian": DebianSource(), "public": PublicSourc
 
 def best_source() -> Source:
     """Debian's packages where this process can use them, because that needs no registry."""
-    return SOURCES["debian" if can_use_packages() else "public"]
-
-
-def can_use_packages() -> bool:
-    """Whether this process may install packages, and mount what a root file system needs while it is made."""
-    return (
-        os.geteuid() == 0
-        and _release().get("ID") == "debian"
-        and subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
-    )
+    return SOURCES["debian" if can_install() else "public"]
 
 
 def ensure(
@@ -185,7 +174,7 @@ def ensure(
         raise ValueError(f"no image {name!r} is known; there are {', '.join(NAMES)}")
     welcome = [source] if source else list(SOURCES.values())
     if not _is_there(client, name, welcome):
-        with locked(state_directory() / "images.lock", WAITING):
+        with locked("images", WAITING):
             if not _is_there(client, name, welcome):  # another process may have made it meanwhile
                 _make(client, name, source or best_source(), report)
     return full_name(name)
@@ -194,12 +183,14 @@ def ensure(
 def _make(client: docker.DockerClient, name: str, source: Source, report: Callable[[str], None]) -> None:
     if name == "testbed" and not _is_there(client, "python", [source]):
         _make(client, "python", source, report)
-    report(f"making {full_name(name)} of {source.description}")
+    report(f"Making {full_name(name)} of {source.description}")
     outdated = _find(client, name)
     try:
         source.make(client, name, {LABEL: source.digest(name)})
-    except (docker.errors.DockerException, subprocess.TimeoutExpired, OSError) as error:
+    except (docker.errors.DockerException, OSError) as error:
         raise ImageError(f"cannot make {full_name(name)} of {source.description}: {error}") from error
+    if not _is_there(client, name, [source]):
+        raise ImageError(f"the engine has taken {full_name(name)} without an error, but does not have it")
     if outdated:
         try:
             client.api.remove_image(outdated.id)
@@ -252,39 +243,12 @@ def _build(
 
 def _mirror() -> str:
     """Where apt on this machine has Debian's packages from, preferably those of the release that the images have."""
-    listed = _run(
+    listed = run(
         "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Identifier: Packages"
     )
     targets = [line.split() for line in listed.splitlines()]
-    for release in ("bookworm", _release().get("VERSION_CODENAME")):
+    for release in ("bookworm", codename()):
         for uri, *rest in targets:
             if rest == [release, "main"]:
                 return uri
     raise ImageError(f"apt on this machine is not set up to use a mirror of Debian; it has:\n{listed}")
-
-
-def _release() -> Mapping[str, str]:
-    """What this machine runs, as /etc/os-release has it."""
-    try:
-        return platform.freedesktop_os_release()
-    except OSError:
-        return {}
-
-
-def _run(*command: str) -> str:
-    """The output of a command; its last lines are in the error, if it fails."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
-    ran = subprocess.run(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=MAKING,
-        check=False,
-    )
-    if ran.returncode:
-        said = "\n".join(ran.stdout.splitlines()[-20:])
-        raise ImageError(f"`{' '.join(command)}` ended with {ran.returncode}:\n{said}")
-    return ran.stdout

@@ -1,0 +1,191 @@
+"""The Docker Engine that the tests use: the one that answers, or else a dockerd that is started for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import docker
+import docker.errors
+
+from tests.engine.machine import MachineError, can_install, install, locked, state_directory, tail
+
+NO_PERMISSION = "no permission on the Docker socket"
+"""What an EngineError says where an engine may be, but not for this user."""
+
+_FIRST_ANSWER = 10
+"""Seconds for an engine to say that it is there."""
+_ANSWER = 300
+"""Seconds for an answer of the engine; it may have an image to import, or to pull."""
+_START = 60
+"""Seconds from the start of dockerd to its first answer."""
+_END = 30
+"""Seconds from asking dockerd to end until it is killed. It gives its containers 15."""
+_LOCK = "dockerd"
+
+
+class EngineError(MachineError):
+    """No engine can be had; says why."""
+
+
+def connect() -> docker.DockerClient:
+    """A client of the engine that DOCKER_HOST names, or else of this machine's, which answers."""
+    try:
+        client = docker.from_env(timeout=_FIRST_ANSWER)
+    except docker.errors.DockerException as error:
+        reason: BaseException | None = error
+        while reason is not None:
+            if isinstance(reason, PermissionError):
+                raise EngineError(NO_PERMISSION) from error
+            reason = reason.__cause__ or reason.__context__
+        raise EngineError(f"no Docker Engine answers at {_address() or 'the default socket'}") from error
+    client.api.timeout = _ANSWER
+    return client
+
+
+def ensure(arguments: Sequence[str]) -> tuple[docker.DockerClient, bool]:
+    """A client of an engine, and whether that was started for it, with `arguments` for dockerd."""
+    with locked(_LOCK, _START + _END):
+        try:
+            return connect(), False
+        except EngineError as error:
+            _refuse_unless_startable(error)
+        if not shutil.which("dockerd"):
+            install("docker.io")
+            try:
+                return connect(), False  # where an init system runs, it has started the service
+            except EngineError:
+                pass
+        if (known := _read()) and _identity(known[0]) == known[1]:
+            raise EngineError(
+                f"the dockerd that was started, process {known[0]}, does not answer here; end it by the command stop"
+            )
+        return _start(arguments), True
+
+
+def stop() -> int | None:
+    """End the dockerd that `ensure` has started, if it runs, and nothing else; returns its process id."""
+    with locked(_LOCK, _START + _END):
+        known = _read()
+        if not known:
+            return None
+        ended = _end(*known)
+        _record().unlink()
+        return known[0] if ended else None
+
+
+def log() -> Path:
+    """What the dockerd that was started has to say."""
+    return state_directory() / "dockerd.log"
+
+
+def _start(arguments: Sequence[str]) -> docker.DockerClient:
+    if address := _address():
+        arguments = [f"--host={address}", *arguments]
+    # it has to outlive whoever starts it: that one's directory for temporary files, too
+    environment = {name: value for name, value in os.environ.items() if name not in {"DOCKER_HOST", "TMPDIR"}}
+    with log().open("wb") as output:
+        process = subprocess.Popen(
+            ["dockerd", *arguments],
+            cwd="/",
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        _record().write_text(json.dumps([process.pid, _identity(process.pid)]), "utf-8")
+        deadline = time.monotonic() + _START
+        while True:
+            try:
+                client = connect()
+            except EngineError as error:
+                ended = process.poll() is not None
+                if ended or time.monotonic() > deadline:
+                    fate = (
+                        f"has ended with {process.returncode}" if ended else f"has not answered in {_START} s"
+                    )
+                    said = tail(log().read_text("utf-8", "replace"))
+                    raise EngineError(f"dockerd {fate}; {log()} ends with:\n{said}") from error
+                time.sleep(0.1)
+            else:
+                process.returncode = 0  # it is let go: nobody here waits for it
+                return client
+    except BaseException:
+        _record().unlink(missing_ok=True)
+        process.terminate()
+        try:
+            process.wait(_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+
+
+def _end(pid: int, identity: str) -> bool:
+    """End a process, if it is the one that is meant; whether it was."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if _identity(pid) != identity:  # the number is another's by now; from here on it means one process
+            return False
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        if not select.select([process], [], [], _END)[0]:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [])
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(process)
+    return True
+
+
+def _identity(pid: int) -> str:
+    """What no other process with this id has: when it was started, and in which run of the machine; empty without one."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return f"{boot} {after_name[19].decode()}"
+
+
+def _record() -> Path:
+    return state_directory() / "dockerd.json"
+
+
+def _read() -> tuple[int, str] | None:
+    """Process id and identity of the dockerd that was started."""
+    try:
+        pid, identity = json.loads(_record().read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return pid, identity
+
+
+def _address() -> str:
+    return os.environ.get("DOCKER_HOST", "")
+
+
+def _refuse_unless_startable(error: EngineError) -> None:
+    """Raise `error` with the reason why no dockerd is started, if there is one."""
+    if str(error) == NO_PERMISSION:
+        raise error
+    if _address() and not _address().startswith("unix://"):
+        raise EngineError(f"{error}, and only one on a socket of this machine could be started") from error
+    if os.geteuid() != 0:
+        raise EngineError(f"{error}, and only root can start one") from error
+    if not shutil.which("dockerd") and not can_install():
+        raise EngineError(
+            f"{error}. Start one, or install it: that is done for you on Debian alone, where mounting is allowed"
+        ) from error
