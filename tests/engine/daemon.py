@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -15,10 +16,13 @@ from pathlib import Path
 import docker
 import docker.errors
 
-from tests.engine.machine import MachineError, can_install, install, locked, state_directory, tail
+from tests.engine.machine import MachineError, can_install, install, locked, tail
 
 NO_PERMISSION = "no permission on the Docker socket"
 """What an EngineError says where an engine may be, but not for this user."""
+
+_UNIX = "unix://"
+_DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
 _FIRST_ANSWER = 10
 """Seconds for an engine to say that it is there."""
@@ -28,7 +32,6 @@ _START = 60
 """Seconds from the start of dockerd to its first answer."""
 _END = 30
 """Seconds from asking dockerd to end until it is killed. It gives its containers 15."""
-_LOCK = "dockerd"
 
 
 class EngineError(MachineError):
@@ -37,22 +40,28 @@ class EngineError(MachineError):
 
 def connect() -> docker.DockerClient:
     """A client of the engine that DOCKER_HOST names, or else of this machine's, which answers."""
+    address = os.environ.get("DOCKER_HOST") or _DEFAULT_ADDRESS
     try:
+        if address.startswith(
+            _UNIX
+        ):  # where it is refused, the SDK leaves a socket open, and the reason hidden
+            with socket.socket(socket.AF_UNIX) as attempt:
+                attempt.connect(address.removeprefix(_UNIX))
         client = docker.from_env(timeout=_FIRST_ANSWER)
-    except docker.errors.DockerException as error:
-        reason: BaseException | None = error
-        while reason is not None:
-            if isinstance(reason, PermissionError):
-                raise EngineError(NO_PERMISSION) from error
-            reason = reason.__cause__ or reason.__context__
-        raise EngineError(f"no Docker Engine answers at {_address() or 'the default socket'}") from error
+    except PermissionError as error:
+        raise EngineError(NO_PERMISSION) from error
+    except (docker.errors.DockerException, OSError) as error:
+        raise EngineError(f"no Docker Engine answers at {address}") from error
     client.api.timeout = _ANSWER
     return client
 
 
-def ensure(arguments: Sequence[str]) -> tuple[docker.DockerClient, bool]:
-    """A client of an engine, and whether that was started for it, with `arguments` for dockerd."""
-    with locked(_LOCK, _START + _END):
+def ensure(state: Path, arguments: Sequence[str]) -> tuple[docker.DockerClient, bool]:
+    """A client of an engine, and whether that was started for it, with `arguments` for dockerd.
+
+    What is started is on record in the directory `state`, and logs there.
+    """
+    with locked("dockerd"):
         try:
             return connect(), False
         except EngineError as error:
@@ -63,35 +72,36 @@ def ensure(arguments: Sequence[str]) -> tuple[docker.DockerClient, bool]:
                 return connect(), False  # where an init system runs, it has started the service
             except EngineError:
                 pass
-        if (known := _read()) and _identity(known[0]) == known[1]:
+        if (known := _read(state)) and _identity(known[0]) == known[1]:
             raise EngineError(
                 f"the dockerd that was started, process {known[0]}, does not answer here; end it by the command stop"
             )
-        return _start(arguments), True
+        return _start(state, arguments), True
 
 
-def stop() -> int | None:
-    """End the dockerd that `ensure` has started, if it runs, and nothing else; returns its process id."""
-    with locked(_LOCK, _START + _END):
-        known = _read()
+def stop(state: Path) -> int | None:
+    """End the dockerd that `ensure` has put on record in `state`, if it runs, and nothing else; returns its process id."""
+    with locked("dockerd"):
+        known = _read(state)
         if not known:
             return None
         ended = _end(*known)
-        _record().unlink()
+        _record(state).unlink()
         return known[0] if ended else None
 
 
-def log() -> Path:
-    """What the dockerd that was started has to say."""
-    return state_directory() / "dockerd.log"
+def log(state: Path) -> Path:
+    """What the dockerd on record has to say."""
+    return state / "dockerd.log"
 
 
-def _start(arguments: Sequence[str]) -> docker.DockerClient:
-    if address := _address():
+def _start(state: Path, arguments: Sequence[str]) -> docker.DockerClient:
+    if address := os.environ.get("DOCKER_HOST"):
         arguments = [f"--host={address}", *arguments]
     # it has to outlive whoever starts it: that one's directory for temporary files, too
     environment = {name: value for name, value in os.environ.items() if name not in {"DOCKER_HOST", "TMPDIR"}}
-    with log().open("wb") as output:
+    state.mkdir(parents=True, exist_ok=True)
+    with log(state).open("wb") as output:
         process = subprocess.Popen(
             ["dockerd", *arguments],
             cwd="/",
@@ -102,7 +112,7 @@ def _start(arguments: Sequence[str]) -> docker.DockerClient:
             start_new_session=True,
         )
     try:
-        _record().write_text(json.dumps([process.pid, _identity(process.pid)]), "utf-8")
+        _record(state).write_text(json.dumps([process.pid, _identity(process.pid)]), "utf-8")
         deadline = time.monotonic() + _START
         while True:
             try:
@@ -113,14 +123,14 @@ def _start(arguments: Sequence[str]) -> docker.DockerClient:
                     fate = (
                         f"has ended with {process.returncode}" if ended else f"has not answered in {_START} s"
                     )
-                    said = tail(log().read_text("utf-8", "replace"))
-                    raise EngineError(f"dockerd {fate}; {log()} ends with:\n{said}") from error
+                    said = tail(log(state).read_text("utf-8", "replace"))
+                    raise EngineError(f"dockerd {fate}; {log(state)} ends with:\n{said}") from error
                 time.sleep(0.1)
             else:
                 process.returncode = 0  # it is let go: nobody here waits for it
                 return client
     except BaseException:
-        _record().unlink(missing_ok=True)
+        _record(state).unlink(missing_ok=True)
         process.terminate()
         try:
             process.wait(_END)
@@ -160,28 +170,24 @@ def _identity(pid: int) -> str:
     return f"{boot} {after_name[19].decode()}"
 
 
-def _record() -> Path:
-    return state_directory() / "dockerd.json"
+def _record(state: Path) -> Path:
+    return state / "dockerd.json"
 
 
-def _read() -> tuple[int, str] | None:
+def _read(state: Path) -> tuple[int, str] | None:
     """Process id and identity of the dockerd that was started."""
     try:
-        pid, identity = json.loads(_record().read_text("utf-8"))
+        pid, identity = json.loads(_record(state).read_text("utf-8"))
     except FileNotFoundError:
         return None
     return pid, identity
-
-
-def _address() -> str:
-    return os.environ.get("DOCKER_HOST", "")
 
 
 def _refuse_unless_startable(error: EngineError) -> None:
     """Raise `error` with the reason why no dockerd is started, if there is one."""
     if str(error) == NO_PERMISSION:
         raise error
-    if _address() and not _address().startswith("unix://"):
+    if not (os.environ.get("DOCKER_HOST") or _UNIX).startswith(_UNIX):
         raise EngineError(f"{error}, and only one on a socket of this machine could be started") from error
     if os.geteuid() != 0:
         raise EngineError(f"{error}, and only root can start one") from error

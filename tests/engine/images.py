@@ -34,9 +34,6 @@ NAMES = ("python", "busybox", "testbed")
 LABEL = "pytest-sandboxes.recipe"
 """The label that names the recipe by which an image was made."""
 
-WAITING = 1200
-"""Seconds for another process that is making images."""
-
 RECIPES = Path(__file__).parent / "recipes"
 DEBIAN = (RECIPES / "debian.sh").read_bytes()
 TESTBED = (RECIPES / "testbed.sh").read_bytes()
@@ -174,7 +171,7 @@ def ensure(
         raise ValueError(f"no image {name!r} is known; there are {', '.join(NAMES)}")
     welcome = [source] if source else list(SOURCES.values())
     if not _is_there(client, name, welcome):
-        with locked("images", WAITING):
+        with locked("images"):
             if not _is_there(client, name, welcome):  # another process may have made it meanwhile
                 _make(client, name, source or best_source(), report)
     return full_name(name)

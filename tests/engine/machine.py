@@ -13,6 +13,8 @@ from pathlib import Path
 
 _COMMAND = 900
 """Seconds for one command; most of them go into a slow mirror."""
+_OTHERS = 1200
+"""Seconds for another process to do what is to be done by one."""
 
 CONTAINED = (
     *("setpriv", "--pdeathsig", "KILL"),
@@ -86,7 +88,7 @@ def state_directory() -> Path:
 
 
 @contextmanager
-def locked(name: str, timeout: float) -> Iterator[None]:
+def locked(name: str, timeout: float = _OTHERS) -> Iterator[None]:
     """Be the only process here; MachineError if another one is for `timeout` seconds. The lock ends with its holder."""
     path = state_directory() / f"{name}.lock"
     deadline = time.monotonic() + timeout

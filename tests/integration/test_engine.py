@@ -145,12 +145,12 @@ def test_a_lock_that_others_hold_is_waited_for_and_no_longer_than_said(own_state
 
 class TestStopping:
     def test_nothing_on_record(self, own_state: Path) -> None:
-        assert daemon.stop() is None
+        assert daemon.stop(own_state) is None
 
     def test_a_process_that_has_got_the_same_number_lives_on(self, own_state: Path) -> None:
         with subprocess.Popen(["sleep", "1000"]) as other:
             (own_state / "dockerd.json").write_text(json.dumps([other.pid, "another run of the machine 42"]))
-            assert daemon.stop() is None
+            assert daemon.stop(own_state) is None
             assert other.poll() is None
             assert not (own_state / "dockerd.json").exists()
             other.kill()
@@ -159,7 +159,7 @@ class TestStopping:
         with subprocess.Popen(["true"]) as gone:
             pass
         (own_state / "dockerd.json").write_text(json.dumps([gone.pid, "this run of the machine 42"]))
-        assert daemon.stop() is None
+        assert daemon.stop(own_state) is None
 
     def test_a_process_on_record_is_ended_though_it_takes_its_time(
         self, own_state: Path, monkeypatch: pytest.MonkeyPatch
@@ -170,7 +170,7 @@ class TestStopping:
             assert process.stdout
             process.stdout.readline()
             (own_state / "dockerd.json").write_text(json.dumps([process.pid, daemon._identity(process.pid)]))
-            assert daemon.stop() == process.pid
+            assert daemon.stop(own_state) == process.pid
             assert process.wait(5) == -signal.SIGKILL
 
 
@@ -186,8 +186,10 @@ class TestConnecting:
     ) -> None:
         monkeypatch.setenv("DOCKER_HOST", host)
         monkeypatch.setattr(os, "geteuid", lambda: 4711)
-        with pytest.raises(daemon.EngineError, match="no Docker Engine answers at .*, and only .* start(ed)?"):
-            daemon.ensure([])
+        with pytest.raises(
+            daemon.EngineError, match="no Docker Engine answers at .*, and only .* start(ed)?"
+        ):
+            daemon.ensure(own_state, [])
         assert not (own_state / "dockerd.log").exists()
 
 
@@ -209,6 +211,7 @@ class Elsewhere:
         ]
         cache = directory / "cache" / "pytest-sandboxes-tests"
         cache.mkdir(parents=True)
+        self.state = cache
         for made in state_directory().glob("debian-*"):
             (cache / made.name).symlink_to(made)
 
@@ -256,7 +259,7 @@ def test_an_engine_is_started_gets_its_images_and_is_ended(engine: Any, elsewher
     assert sorted("It was started for the tests" in each for each in said) == [False, True], said
     for name in images.NAMES:
         assert sum(f"Making {images.full_name(name)} " in each for each in said) == 1, said
-    assert "end it by: python -m tests.engine stop" in "".join(said)
+    assert f"To end it: python -m tests.engine --state {elsewhere.state} stop" in "".join(said)
 
     again = elsewhere.run("start", *elsewhere.arguments)
     assert "Making" not in again
@@ -268,7 +271,7 @@ def test_an_engine_is_started_gets_its_images_and_is_ended(engine: Any, elsewher
     while left := elsewhere.processes():
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
-    assert "there is no dockerd that was started" in elsewhere.run("stop")
+    assert "No dockerd runs that was started" in elsewhere.run("stop")
     assert engine.ping()
 
 
