@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Generator
 from typing import TypeVar
@@ -18,6 +19,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 ALLOWED_SKIPS: dict[str, bool] = {
     "(native TOML|subtests) came with pytest 9": pytest.version_tuple < (9,),
+    "no permission on the Docker socket": os.geteuid() != 0,
+    "only root can start dockerd": os.geteuid() != 0,
+    "no dockerd is installed": shutil.which("dockerd") is None,
 }
 """Reasons to skip, as regular expressions for the whole of them, each with whether it can be true here."""
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pytest
 
@@ -151,17 +150,3 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
         if name == "CI" or name.startswith("PYTEST_SANDBOXES_"):  # pytest prints more in CI
             monkeypatch.delenv(name)
     return Inner(pytester)
-
-
-@pytest.fixture(scope="session")
-def engine() -> Any:
-    """A client of the Docker Engine that the tests use."""
-    import docker
-
-    try:
-        client = docker.from_env()
-    except docker.errors.DockerException as error:
-        if "Permission denied" in str(error):
-            pytest.skip("no permission on the Docker socket")
-        pytest.skip(f"no Docker Engine answers: {error}")
-    return client

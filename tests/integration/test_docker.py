@@ -26,16 +26,19 @@ docker = pytest.importorskip("docker", reason="the docker SDK is not installed")
 PATIENCE = 30.0
 PROFILES = """
 profiles:
-  default: {image: pytest-sandboxes/python, buffer_sandboxes: 1}
-  testbed: {image: pytest-sandboxes/testbed, isolation: sandbox}
-  busybox: {image: pytest-sandboxes/busybox}
+  default: {{image: {python}, buffer_sandboxes: 1}}
+  testbed: {{image: {testbed}, isolation: sandbox}}
+  busybox: {{image: {busybox}}}
 """
 
 
 @pytest.fixture
-def project(inner: Inner, engine: Any) -> Inner:
+def project(inner: Inner, python_image: str, busybox_image: str, testbed_image: str) -> Inner:
     """A project whose sandboxes are containers of the tests' own images."""
-    inner.write("sandboxes.yaml", PROFILES)
+    inner.write(
+        "sandboxes.yaml",
+        PROFILES.format(python=python_image, busybox=busybox_image, testbed=testbed_image),
+    )
     inner.write("pytest.ini", "[pytest]\nsandbox_backend = docker\n")
     return inner
 
@@ -61,11 +64,11 @@ def wait_until_gone(engine: Any, marker: str) -> None:
 
 
 @pytest.fixture
-def busy_run(tmp_path: Path, engine: Any) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def busy_run(tmp_path: Path, engine: Any, python_image: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A run of pytest in the middle of a command, and a name in its containers."""
     marker = f"busy-{os.getpid()}-{time.monotonic_ns()}"
     (tmp_path / "sandboxes.yaml").write_text(
-        f"profiles: {{default: {{image: pytest-sandboxes/python, workspace_base: /{marker}}}}}\n"
+        f"profiles: {{default: {{image: {python_image}, workspace_base: /{marker}}}}}\n"
     )
     (tmp_path / "test_busy.py").write_text(
         "import pathlib\n"
@@ -103,19 +106,19 @@ def test_no_container_outlives_its_run(
     run.wait(PATIENCE)
 
 
-def test_what_was_made_and_never_started_is_swept(engine: Any) -> None:
+def test_what_was_made_and_never_started_is_swept(engine: Any, python_image: str) -> None:
     dead = subprocess.Popen(["true"])
     labels = janitor.labels("run")
     named = {
         **labels,
         next(name for name in labels if name.endswith("process")): janitor._process(os.getpid()),
     }
-    ours = engine.api.create_container("pytest-sandboxes/python", ["true"], labels=named)["Id"]
+    ours = engine.api.create_container(python_image, ["true"], labels=named)["Id"]
     of_the_dead = dict(named)
     of_the_dead["pytest-sandboxes.process"] = named["pytest-sandboxes.process"].rpartition(" ")[0] + " 1"
-    abandoned = engine.api.create_container("pytest-sandboxes/python", ["true"], labels=of_the_dead)["Id"]
+    abandoned = engine.api.create_container(python_image, ["true"], labels=of_the_dead)["Id"]
     somebody_elses = {**of_the_dead, "pytest-sandboxes.owner": "another@machine"}
-    others = engine.api.create_container("pytest-sandboxes/python", ["true"], labels=somebody_elses)["Id"]
+    others = engine.api.create_container(python_image, ["true"], labels=somebody_elses)["Id"]
     sweeping = Engine()
     try:
         janitor.sweep(sweeping)
@@ -129,7 +132,7 @@ def test_what_was_made_and_never_started_is_swept(engine: Any) -> None:
             engine.api.remove_container(each, force=True)
 
 
-def test_an_image_of_swe_bench_runs_as_it_is(project: Inner) -> None:
+def test_an_image_of_swe_bench_runs_as_it_is(project: Inner, testbed_image: str) -> None:
     project.write(
         "test_it.py",
         """
@@ -151,7 +154,7 @@ def test_an_image_of_swe_bench_runs_as_it_is(project: Inner) -> None:
     )
     run = project.run()
     assert run.counts == {"passed": 2}, run.stdout
-    assert run.cases["test_its_own_ways"].properties["image"] == "pytest-sandboxes/testbed"
+    assert run.cases["test_its_own_ways"].properties["image"] == testbed_image
 
 
 def test_local_and_docker_in_one_run(project: Inner) -> None:
@@ -236,7 +239,9 @@ def test_bad_input_is_one_sentence(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     project.write("test_it.py", "def test_it(sandbox):\n    pass\n")
-    run = project.run_apart(*arguments)  # the SDK leaves the sockets of connections open that it could not make
+    run = project.run_apart(
+        *arguments
+    )  # the SDK leaves the sockets of connections open that it could not make
     assert run.exit_code == pytest.ExitCode.USAGE_ERROR, run.stdout
     assert "Traceback" not in run.stdout + run.stderr
     run.result.stderr.re_match_lines([f"ERROR: .*{complaint}.*"])
