@@ -107,29 +107,31 @@ def test_no_container_outlives_its_run(
 
 
 def test_what_was_made_and_never_started_is_swept(engine: Any, python_image: str) -> None:
-    dead = subprocess.Popen(["true"])
-    labels = janitor.labels("run")
-    named = {
-        **labels,
-        next(name for name in labels if name.endswith("process")): janitor._process(os.getpid()),
-    }
-    ours = engine.api.create_container(python_image, ["true"], labels=named)["Id"]
-    of_the_dead = dict(named)
-    of_the_dead["pytest-sandboxes.process"] = named["pytest-sandboxes.process"].rpartition(" ")[0] + " 1"
-    abandoned = engine.api.create_container(python_image, ["true"], labels=of_the_dead)["Id"]
+    ours = janitor.labels("run")
+    process = ours["pytest-sandboxes.process"]
+    of_the_dead = {
+        **ours,
+        "pytest-sandboxes.process": process.rpartition(" ")[0] + " 1",
+    }  # started at another time
     somebody_elses = {**of_the_dead, "pytest-sandboxes.owner": "another@machine"}
-    others = engine.api.create_container(python_image, ["true"], labels=somebody_elses)["Id"]
+    made: dict[str, str] = {}
+    for whose, prefix, labels in (
+        ("ours", janitor.PREFIX, ours),
+        ("the dead's", janitor.PREFIX, of_the_dead),
+        ("kept", "kept-", of_the_dead),
+        ("somebody else's", janitor.PREFIX, somebody_elses),
+    ):
+        name = f"{prefix}test-{os.getpid()}-{len(made)}"
+        made[whose] = engine.api.create_container(python_image, ["true"], name=name, labels=labels)["Id"]
     sweeping = Engine()
     try:
         janitor.sweep(sweeping)
         left = {each["Id"] for each in engine.api.containers(all=True)}
-        assert abandoned not in left
-        assert {ours, others} <= left
+        assert [whose for whose in made if made[whose] in left] == ["ours", "kept", "somebody else's"]
     finally:
         sweeping.close()
-        dead.wait()
-        for each in (ours, others):
-            engine.api.remove_container(each, force=True)
+        for container in left & set(made.values()):
+            engine.api.remove_container(container, force=True)
 
 
 def test_an_image_of_swe_bench_runs_as_it_is(project: Inner, testbed_image: str) -> None:
@@ -155,6 +157,30 @@ def test_an_image_of_swe_bench_runs_as_it_is(project: Inner, testbed_image: str)
     run = project.run()
     assert run.counts == {"passed": 2}, run.stdout
     assert run.cases["test_its_own_ways"].properties["image"] == testbed_image
+
+
+def test_a_kept_slot_can_be_entered_until_it_is_ended(project: Inner, engine: Any) -> None:
+    project.write(
+        "test_it.py",
+        """
+        def test_it(sandbox):
+            sandbox.write_text("evidence", "here")
+            assert False
+        """,
+    )
+    run = project.run("--sandbox-keep-failed")
+    enter, end = (
+        next(line for line in run.stdout.splitlines() if line.startswith(f"  {word}")).split()[1:]
+        for word in ("enter:", "end:")
+    )
+    try:
+        assert project.run("--deselect=test_it.py").exit_code == pytest.ExitCode.NO_TESTS_COLLECTED
+        project.write("test_it.py", "def test_it(sandbox):\n    pass\n")
+        assert project.run().counts == {"passed": 1}, "another run, which sweeps"
+        command = [word for word in enter if word != "-it"][:-1]
+        assert subprocess.check_output([*command, "cat", "evidence"]) == b"here"
+    finally:
+        subprocess.run(end, check=True, capture_output=True)
 
 
 def test_local_and_docker_in_one_run(project: Inner) -> None:

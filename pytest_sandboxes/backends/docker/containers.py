@@ -81,6 +81,8 @@ class Container(Launched):
 
     def keep(self) -> tuple[str, str]:
         short = self._id[:12]
+        with self._engine.errors_as_start_errors(f"cannot keep container {short}"):
+            self._engine.api().rename(self._id, f"kept-{short}")  # a name that no later run sweeps
         user = "" if self.setup.user is None else f"--user {self.setup.user[0]} "
         return f"docker exec -it {user}--workdir {self.setup.workspace} {short} sh", f"docker rm -f {short}"
 

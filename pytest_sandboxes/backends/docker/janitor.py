@@ -33,6 +33,8 @@ def sweep(engine: Engine) -> int:
     with engine.errors_as_start_errors("cannot look for containers of earlier runs"):
         found = api.containers(all=True, filters={"label": [f"{_OWNER}={_owner()}"]})
     for container in found:
+        if not any(name.startswith(f"/{PREFIX}") for name in container["Names"]):
+            continue  # it has been kept
         too_old = container["State"] != "running" and time.time() - container["Created"] > _NEVER_STARTED
         if too_old or _is_dead(container["Labels"].get(_PROCESS, "")):
             remove(api, container["Id"])
