@@ -132,7 +132,7 @@ class PublicSource(Source):
             "FROM python:3.12-slim-bookworm\n"
             "RUN apt-get update && apt-get install -y --no-install-recommends git && rm -rf /var/lib/apt/lists/*\n"
         ),
-        "busybox": "FROM busybox:stable\n",
+        "busybox": "FROM busybox:stable-musl\n",  # busybox:stable has a libc, which busybox-static does without
         "testbed": _TESTBED_DOCKERFILE.format(
             base=full_name("python"),
             packages="RUN python3 -m pip install --no-cache-dir pytest setuptools wheel",

@@ -43,13 +43,16 @@ class TestImages:
         said = output(
             engine,
             python_image,
-            "id -u; python3 -c 'import ssl, venv; print(6 * 7)'; git --version; ls /etc/ssl/certs/ca-certificates.crt;"
-            "ls /usr/share/doc /var/lib/apt/lists | wc -l; touch /writable && echo writable",
-        ).splitlines()
-        assert said[:2] == ["0", "42"]
-        assert said[2].startswith("git version")
-        assert said[3] == "/etc/ssl/certs/ca-certificates.crt"
-        assert said[-1] == "writable"
+            "id -u; python3 -c 'import ssl; print(6 * 7)'; git --version | cut -d' ' -f1,2;"
+            "ls /etc/ssl/certs/ca-certificates.crt; ls /var/lib/apt/lists; touch /writable && echo writable",
+        )
+        assert said.splitlines() == [
+            "0",
+            "42",
+            "git version",
+            "/etc/ssl/certs/ca-certificates.crt",
+            "writable",
+        ]
 
     def test_busybox(self, engine: Any, busybox_image: str) -> None:
         said = output(
