@@ -100,7 +100,8 @@ class Slot(_Requests):
     """An isolated workspace, exclusively leased.
 
     Paths are relative to the workspace or absolute in the sandbox. File errors are Python's own: FileNotFoundError,
-    IsADirectoryError, PermissionError and so on, with the name. Any call raises `SandboxLostError` when the sandbox is
+    IsADirectoryError, PermissionError and so on, with the name. An argument of the wrong type is a TypeError, another
+    wrong one a ValueError, with its name. Any call raises `SandboxLostError` when the sandbox is
     gone, which makes the test an error and not a failure, and `LeaseClosedError` after the lease.
     """
 
@@ -211,7 +212,12 @@ class Slot(_Requests):
         return file_operations.archive(self._port, path, format, max_bytes).result()
 
     def upload(self, source: str | os.PathLike[str], path: Text) -> None:
-        """Copy a file or directory of this machine to exactly `path`; see `transfer.upload`."""
+        """Copy a file or directory of this machine to exactly `path`, making its parents.
+
+        A symbolic link to a file inside the tree is copied as that file; FIFOs, sockets and devices in it are left out.
+        Raises ValueError for any other link, before anything is sent; OSError with the name when something cannot be
+        read or written.
+        """
         transfer.upload(self._port, source, path)
 
     def download(
@@ -241,7 +247,10 @@ class Slot(_Requests):
 
 
 class AsyncSlot(_Requests):
-    """The async twin of `Slot`: the same methods as coroutines. A cancelled one kills what it runs."""
+    """The async twin of `Slot`: the same methods as coroutines. A cancelled one kills what it runs.
+
+    What `popen` returns has coroutines only where it may have to wait; see `AsyncProcess`.
+    """
 
     async def exec(
         self,
