@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from pytest_sandboxes import arguments
 from pytest_sandboxes.connection import LATE
 from pytest_sandboxes.errors import CommandFailedError, ExecTimeoutError, SandboxLostError
-from pytest_sandboxes.operations import Answer, Pending, Port, Text, as_bytes, field, lied, raise_error
+from pytest_sandboxes.operations import Answer, Pending, Port, Text, field, lied, raise_error
 from pytest_sandboxes.results import ExecResult, describe_name
 from pytest_sandboxes.streams import Kept, Sink
 
@@ -26,7 +27,10 @@ def command_arguments(argv: Sequence[object]) -> list[bytes]:
         argv = argv[0]
     if not argv:
         raise ValueError("exec needs a command, such as exec('python3', 'solution.py')")
-    words = [as_bytes(word, "argument") for word in argv]
+    words = [
+        arguments.as_bytes(word, f"argument {place}" if place else "the program")
+        for place, word in enumerate(argv)
+    ]
     if len(words) == 1 and (b" " in words[0] or b"\n" in words[0]):
         line = os.fsdecode(words[0])
         raise ValueError(
@@ -35,6 +39,11 @@ def command_arguments(argv: Sequence[object]) -> list[bytes]:
     if not words[0]:
         raise ValueError("the program's name is empty")
     return words
+
+
+def shell_arguments(script: str) -> tuple[bytes, ...]:
+    """The command that runs `script`. Raises TypeError for what is no text, ValueError for a NUL."""
+    return b"/bin/sh", b"-c", arguments.as_bytes(script, "script")
 
 
 def run(
@@ -50,7 +59,7 @@ def run(
     seen: Callable[[ExecResult], None],
 ) -> Pending[ExecResult]:
     """Run a command to its end; `seen` gets its result even where that is raised."""
-    check_timeout(timeout)
+    timeout = arguments.deadline(timeout)
     stdout, stderr = Kept(limit), Kept(limit)
     words = tuple(describe_name(word) for word in argv)
     oom_before = port.oom_kills()
@@ -66,9 +75,7 @@ def run(
             raise CommandFailedError(f"{words[0]} ended with return code {result.returncode}", result)
         return result
 
-    content = input.encode() if isinstance(input, str) else input
-    if content is not None:
-        content = bytes(content)
+    content = None if input is None else arguments.text_or_content(input, "input")
     request = port.request(
         "exec",
         command_message(argv, env, cwd, stdin=content is not None, limit=limit),
@@ -90,7 +97,7 @@ def start(
     seen: Callable[[ExecResult], None],
 ) -> Pending[ExecResult]:
     """Start a command that outlives this call. The result comes at its end, with the streams left to the sinks."""
-    check_timeout(timeout)
+    timeout = arguments.deadline(timeout)
     words = tuple(describe_name(word) for word in argv)
     oom_before = port.oom_kills()
 
@@ -109,24 +116,13 @@ def command_message(
     argv: list[bytes], env: Mapping[str, str] | None, cwd: Text | None, *, stdin: bool, limit: int
 ) -> dict[str, object]:
     """The arguments of an exec or popen request."""
-    environment = {}
-    for name, value in (env or {}).items():
-        if not name or "=" in name:
-            raise ValueError(f"not a name of an environment variable: {name!r}")
-        environment[as_bytes(name, "env")] = as_bytes(value, f"env[{name!r}]")
     return {
         "argv": argv,
-        "env": [[name, value] for name, value in environment.items()],
-        "cwd": b"" if cwd is None else as_bytes(cwd, "cwd"),
+        "env": [[name, value] for name, value in arguments.environment(env).items()],
+        "cwd": b"" if cwd is None else arguments.as_bytes(cwd, "cwd"),
         "stdin": stdin,
         "limit": limit,
     }
-
-
-def check_timeout(timeout: float | None) -> None:
-    """Raise ValueError unless `timeout` is None or a positive number of seconds."""
-    if timeout is not None and not 0 < timeout < float("inf"):
-        raise ValueError(f"timeout is a positive number of seconds, or None, not {timeout!r}")
 
 
 def _exec_result(

@@ -53,7 +53,10 @@ class CommandFailedError(_ResultError):
 
 
 class OutputLimitExceededError(SandboxesError):
-    """A file, listing or archive is larger than the default limit and no limit of the caller's own was given."""
+    """A file, listing or archive is larger than the default limit and no limit of the caller's own was given.
+
+    A download raises it beyond a limit of the caller's own as well.
+    """
 
 
 class MemoryLimitExceededError(SandboxesError):

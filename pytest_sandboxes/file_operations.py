@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
+from pytest_sandboxes import arguments
 from pytest_sandboxes.agent import wire
 from pytest_sandboxes.errors import MemoryLimitExceededError, OutputLimitExceededError
-from pytest_sandboxes.operations import Answer, Pending, Port, Text, as_bytes, field, lied, raise_error
+from pytest_sandboxes.operations import Answer, Pending, Port, Text, field, lied, raise_error
 from pytest_sandboxes.results import FileBytes, FileEntry, FileType, Listing, describe_name
 from pytest_sandboxes.streams import Kept, Sink
 
@@ -33,7 +34,7 @@ _FILE_TYPES: tuple[FileType, ...] = ("file", "directory", "symlink", "fifo", "so
 
 def read(port: Port, path: Text, max_bytes: int | None) -> Pending[FileBytes]:
     """Read a regular file."""
-    limit = DEFAULT_MAX_BYTES if max_bytes is None else _check_limit(max_bytes, "max_bytes")
+    limit = DEFAULT_MAX_BYTES if max_bytes is None else arguments.limit(max_bytes, "max_bytes")
     kept = Kept(limit)
 
     def convert(answer: Answer) -> FileBytes:
@@ -49,22 +50,26 @@ def read(port: Port, path: Text, max_bytes: int | None) -> Pending[FileBytes]:
 
 def write(port: Port, path: Text, content: bytes, mode: int | None) -> Pending[None]:
     """Write a regular file, making its parent directories."""
-    if mode is not None and not 0 <= mode <= 0o7777:
-        raise ValueError(f"mode is at most 0o7777, not {mode!r}")
+    data = arguments.content(content, "content")
 
     def convert(answer: Answer) -> None:
         size = field(port, answer, "size", int)
-        if size != len(content):
-            raise lied(port, f"{size} of {len(content)} bytes written, and no error")
+        if size != len(data):
+            raise lied(port, f"{size} of {len(data)} bytes written, and no error")
 
-    return _file_request(port, "write", path, convert, input=bytes(content), mode=mode)
+    return _file_request(port, "write", path, convert, input=data, mode=arguments.permissions(mode))
+
+
+def write_text(port: Port, path: Text, content: str, encoding: str, mode: int | None) -> Pending[None]:
+    """Write a text file, making its parent directories."""
+    return write(port, path, arguments.text(content, "content").encode(encoding), mode)
 
 
 def list_files(
     port: Port, path: Text, *, recursive: bool, sha256: bool, max_entries: int | None
 ) -> Pending[Listing]:
     """List a directory."""
-    limit = DEFAULT_MAX_ENTRIES if max_entries is None else _check_limit(max_entries, "max_entries")
+    limit = DEFAULT_MAX_ENTRIES if max_entries is None else arguments.limit(max_entries, "max_entries")
     kept = Kept(limit * 4400 + 4)  # an entry is a path of at most 4 KiB and some numbers
 
     def convert(answer: Answer) -> Listing:
@@ -86,8 +91,8 @@ def list_files(
         convert,
         limit=_UNLIMITED,
         sinks=(kept, Kept()),
-        recursive=recursive,
-        digests=sha256,
+        recursive=bool(recursive),
+        digests=bool(sha256),
         entries=limit,
     )
 
@@ -96,7 +101,7 @@ def archive(port: Port, path: Text, kind: str, max_bytes: int | None) -> Pending
     """Pack a file or tree."""
     if kind not in ("tar", "tar.gz", "zip"):
         raise ValueError(f"format is 'tar', 'tar.gz' or 'zip', not {kind!r}")
-    limit = DEFAULT_MAX_BYTES if max_bytes is None else _check_limit(max_bytes, "max_bytes")
+    limit = DEFAULT_MAX_BYTES if max_bytes is None else arguments.limit(max_bytes, "max_bytes")
     kept = Kept(limit)
 
     def convert(answer: Answer) -> FileBytes:
@@ -146,7 +151,7 @@ def _file_request(
     input: bytes | None = None,
     streamed: bool = False,
     sinks: tuple[Sink, Sink] | None = None,
-    **arguments: object,
+    **details: object,
 ) -> Pending[T]:
     oom_before = port.oom_kills()
 
@@ -159,10 +164,10 @@ def _file_request(
 
     message = {
         "action": action,
-        "path": as_bytes(path, "path"),
+        "path": arguments.as_bytes(path, "path"),
         "limit": limit,
         "stdin": input is not None or streamed,
-        **arguments,
+        **details,
     }
     request = port.request("file", message, timeout=FILE_TIMEOUT, input=input, sinks=sinks)
     return Pending(request, checked, FILE_TIMEOUT)
@@ -200,12 +205,6 @@ def _raise_file_error(port: Port, answer: Answer, oom_before: int) -> None:
         if answer.get("timed_out") is True:
             raise TimeoutError(f"the file operation took longer than {FILE_TIMEOUT:.0f} s")
         raise OSError(errno.EIO, "code in the sandbox killed the file operation")
-
-
-def _check_limit(limit: int, name: str) -> int:
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
-        raise ValueError(f"{name} is a number of 0 or more, not {limit!r}")
-    return min(limit, _UNLIMITED)
 
 
 def _shown(path: Text) -> str:

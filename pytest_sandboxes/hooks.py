@@ -19,7 +19,7 @@ def pytest_sandboxes_backends(config: pytest.Config) -> Mapping[str, Callable[[B
 
 @pytest.hookspec
 def pytest_sandboxes_leased(lease: Lease) -> None:
-    """A lease has been given out; `lease.holder` says to whom."""
+    """A lease has been given out; the README says what of it a hook may read."""
 
 
 @pytest.hookspec

@@ -192,6 +192,11 @@ class Lease:
             held = (self._released or time.monotonic()) - self._granted
             return Usage(self._execs, self._queue_wait, held * self.count, self._peak_memory, self._resets)
 
+    def __repr__(self) -> str:
+        slots = "1 slot" if self._count == 1 else f"{self._count} slots"
+        ended = ", given back" if self.released else ""
+        return f"<Lease of {slots} on {self._backend} for {self.holder}: {', '.join(self.names)}{ended}>"
+
     def release(self) -> None:
         """Give the slots back; returns at once. What runs in them is ended. May be called twice."""
         self._owner.release(self)

@@ -120,13 +120,3 @@ def lied(port: Port, what: str) -> SandboxLostError:
     reason = f"its agent broke the protocol: {what}"
     port.lose(reason)
     return SandboxLostError(reason)
-
-
-def as_bytes(value: object, what: str) -> bytes:
-    """`value`, which a message calls `what`, as the kernel takes it. Raises TypeError, or ValueError for a NUL."""
-    if not isinstance(value, str | bytes | os.PathLike):
-        raise TypeError(f"{what} has to be text, bytes or a path, not {type(value).__name__}")
-    data = os.fsencode(value)
-    if b"\0" in data:
-        raise ValueError(f"{what} holds a NUL byte")
-    return data

@@ -9,6 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from types import TracebackType
 from typing import Self
 
+from pytest_sandboxes import arguments
 from pytest_sandboxes.errors import ExecTimeoutError
 from pytest_sandboxes.operations import Pending
 from pytest_sandboxes.results import ExecResult
@@ -64,7 +65,7 @@ class Output:
 
         Raises TimeoutError when nothing comes for `timeout` seconds.
         """
-        return self._lines.flush() or self._stream.read(timeout)
+        return self._lines.flush() or self._stream.read(arguments.patience(timeout))
 
     def readline(self, timeout: float | None = None) -> str:
         """The next line with its newline, as text (UTF-8, with replacement); empty at the end of the stream.
@@ -72,6 +73,7 @@ class Output:
         A line longer than 1 MiB comes in pieces. Raises TimeoutError when nothing comes for `timeout`
         seconds.
         """
+        timeout = arguments.patience(timeout)
         while (line := self._lines.next()) is None:
             data = self._stream.read(timeout)
             if not data:
@@ -86,7 +88,10 @@ class Output:
 
 
 class AsyncOutput:
-    """The async twin of `Output`."""
+    """The async twin of `Output`: reads are coroutines without a `timeout`, for which there is `asyncio.timeout`.
+
+    A read that is cancelled takes nothing away from the next.
+    """
 
     def __init__(self, stream: Piped) -> None:
         self._stream = stream
@@ -177,10 +182,10 @@ class Process(_Running):
         """Write to standard input; returns when all has been handed over to the sandbox.
 
         Raises BrokenPipeError when nobody reads any more, TimeoutError when it takes longer than `timeout`
-        seconds.
+        seconds, ValueError after `close_stdin`.
         """
-        future = self._pending.request.write(data.encode() if isinstance(data, str) else bytes(data))
-        _wait(future, timeout, "the process did not read its input")
+        future = self._pending.request.write(arguments.text_or_content(data, "data"))
+        _wait(future, timeout, "the process did not read its input within")
 
     def close_stdin(self) -> None:
         """Close standard input: the process reads its end."""
@@ -192,7 +197,7 @@ class Process(_Running):
         Raises `ExecTimeoutError` when the process was killed at the deadline that `popen` was given, and
         TimeoutError, the process still running, when it did not end within `timeout` seconds.
         """
-        _wait(self._pending.request.future, timeout, "the process is still running")
+        _wait(self._pending.request.future, timeout, "the process is still running after")
         return self._finish().returncode
 
     def __enter__(self) -> Self:
@@ -205,7 +210,11 @@ class Process(_Running):
 
 
 class AsyncProcess(_Running):
-    """The async twin of `Process`."""
+    """The async twin of `Process`.
+
+    What may have to wait is a coroutine without a `timeout`, for which there is `asyncio.timeout`: `write`, `wait`, and
+    the reads of `stdout` and `stderr`. What never waits is the same: `poll`, `returncode`, `close_stdin` and `kill`.
+    """
 
     def __init__(
         self, pending: Pending[ExecResult], streams: tuple[Piped, Piped], on_use: Callable[[], object]
@@ -227,9 +236,8 @@ class AsyncProcess(_Running):
         return self
 
     async def write(self, data: str | bytes) -> None:
-        """See `Process.write`."""
-        content = data.encode() if isinstance(data, str) else bytes(data)
-        await asyncio.wrap_future(self._pending.request.write(content))
+        """See `Process.write`. What a cancelled one has not handed over yet still follows."""
+        await asyncio.wrap_future(self._pending.request.write(arguments.text_or_content(data, "data")))
 
     def close_stdin(self) -> None:
         """See `Process.close_stdin`."""
@@ -253,8 +261,8 @@ def _wait(
     future: Future[object] | Future[None] | Future[dict[str, object]], timeout: float | None, complaint: str
 ) -> None:
     try:
-        error = future.exception(timeout)
+        error = future.exception(arguments.patience(timeout))
     except FutureTimeoutError:
-        raise TimeoutError(f"{complaint} within {timeout} s") from None
+        raise TimeoutError(f"{complaint} {timeout} s") from None
     if error is not None:
         raise error.with_traceback(None)  # it may have been raised before, in another test

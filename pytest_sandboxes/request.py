@@ -51,7 +51,7 @@ class Request:
         """Send `data` to standard input as fast as it is read there.
 
         The future resolves when all has been handed over, or raises BrokenPipeError when nobody reads any
-        more.
+        more. Raises ValueError after `end_input`.
         """
         return self.input.write(data)
 
@@ -96,8 +96,11 @@ class _Input:
         self._waiting: list[tuple[memoryview, Future[None]]] = []
         self._error: Exception | None = None
         self._ending = False
+        self._closed = False
 
     def write(self, data: bytes) -> Future[None]:
+        if self._closed:
+            raise ValueError("standard input has been closed: write before close_stdin()")
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()
         with self._lock:
@@ -112,7 +115,7 @@ class _Input:
 
     def end(self) -> None:
         with self._lock:
-            self._ending = True
+            self._ending = self._closed = True
         self._pump()
 
     def spend(self, amount: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
+from typing import NoReturn
 
 import pytest
 
@@ -151,6 +152,9 @@ class Run:
         self.pool.close()
 
 
+_NEEDS_WITH = "sandbox_factory leases for a block, so write `with sandbox_factory(...) as slot:`"
+
+
 class LeasedForBlock:
     """Slots for the length of a `with` block, which is when they are waited for.
 
@@ -169,6 +173,12 @@ class LeasedForBlock:
 
     def __exit__(self, *_: object) -> None:
         self._run.release(self._leases.pop())
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"no {name!r} before the lease: {_NEEDS_WITH}", name=name, obj=self)
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(f"no slots before the lease: {_NEEDS_WITH}")
 
 
 def backend_of(item: pytest.Item) -> str | None:

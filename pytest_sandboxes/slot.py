@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from pytest_sandboxes import commands, file_operations, transfer
 from pytest_sandboxes.file_operations import DEFAULT_MAX_ENTRIES, ArchiveFormat
@@ -55,9 +53,7 @@ class _Requests:
         return self._lease.port(self._index)
 
     def _timeout(self, timeout: float | None) -> float | None:
-        if timeout is None:
-            timeout = self._lease.profile.execution_timeout_s
-        return None if timeout == math.inf else timeout
+        return self._lease.profile.execution_timeout_s if timeout is None else timeout
 
     def _exec(
         self,
@@ -88,7 +84,6 @@ class _Requests:
         words = commands.command_arguments(argv)
         self._lease.count_exec()
         streams = (Piped(self._lease.on_use), Piped(self._lease.on_use))
-        timeout = None if timeout == math.inf else timeout
         pending = commands.start(
             self._port,
             words,
@@ -105,7 +100,8 @@ class Slot(_Requests):
     """An isolated workspace, exclusively leased.
 
     Paths are relative to the workspace or absolute in the sandbox. File errors are Python's own: FileNotFoundError,
-    IsADirectoryError, PermissionError and so on, with the name. Any call raises `SandboxLostError` when the sandbox is
+    IsADirectoryError, PermissionError and so on, with the name. An argument of the wrong type is a TypeError, another
+    wrong one a ValueError, with its name. Any call raises `SandboxLostError` when the sandbox is
     gone, which makes the test an error and not a failure, and `LeaseClosedError` after the lease.
     """
 
@@ -147,7 +143,7 @@ class Slot(_Requests):
         check: bool = False,
     ) -> ExecResult:
         """Run a script with the sandbox's `/bin/sh`; else as `exec`."""
-        return self._exec(("/bin/sh", "-c", script), input, env, cwd, timeout, check).result()
+        return self._exec(commands.shell_arguments(script), input, env, cwd, timeout, check).result()
 
     def popen(
         self,
@@ -186,7 +182,7 @@ class Slot(_Requests):
         self, path: Text, content: str, *, encoding: str = "utf-8", mode: int | None = None
     ) -> None:
         """Write a text file; else as `write_bytes`."""
-        file_operations.write(self._port, path, content.encode(encoding), mode).result()
+        file_operations.write_text(self._port, path, content, encoding, mode).result()
 
     def list_files(
         self,
@@ -216,8 +212,13 @@ class Slot(_Requests):
         return file_operations.archive(self._port, path, format, max_bytes).result()
 
     def upload(self, source: str | os.PathLike[str], path: Text) -> None:
-        """Copy a file or directory of this machine to exactly `path`; see `transfer.upload`."""
-        transfer.upload(self._port, Path(source), path)
+        """Copy a file or directory of this machine to exactly `path`, making its parents.
+
+        A symbolic link to a file inside the tree is copied as that file; FIFOs, sockets and devices in it are left out.
+        Raises ValueError for any other link, before anything is sent; OSError with the name when something cannot be
+        read or written.
+        """
+        transfer.upload(self._port, source, path)
 
     def download(
         self,
@@ -233,7 +234,11 @@ class Slot(_Requests):
         for more than `max_bytes` (1 GiB) or `max_entries` (100,000).
         """
         return transfer.download(
-            self._port, path, Path(destination), max_bytes=max_bytes, max_entries=max_entries
+            self._port,
+            path,
+            destination,
+            max_bytes=max_bytes,
+            max_entries=max_entries,
         )
 
     def reset(self) -> None:
@@ -242,7 +247,10 @@ class Slot(_Requests):
 
 
 class AsyncSlot(_Requests):
-    """The async twin of `Slot`: the same methods as coroutines. A cancelled one kills what it runs."""
+    """The async twin of `Slot`: the same methods as coroutines. A cancelled one kills what it runs.
+
+    What `popen` returns has coroutines only where it may have to wait; see `AsyncProcess`.
+    """
 
     async def exec(
         self,
@@ -267,7 +275,9 @@ class AsyncSlot(_Requests):
         check: bool = False,
     ) -> ExecResult:
         """See `Slot.sh`."""
-        return await self._exec(("/bin/sh", "-c", script), input, env, cwd, timeout, check).result_async()
+        return await self._exec(
+            commands.shell_arguments(script), input, env, cwd, timeout, check
+        ).result_async()
 
     async def popen(
         self,
@@ -300,7 +310,7 @@ class AsyncSlot(_Requests):
         self, path: Text, content: str, *, encoding: str = "utf-8", mode: int | None = None
     ) -> None:
         """See `Slot.write_text`."""
-        await file_operations.write(self._port, path, content.encode(encoding), mode).result_async()
+        await file_operations.write_text(self._port, path, content, encoding, mode).result_async()
 
     async def list_files(
         self,
@@ -323,7 +333,7 @@ class AsyncSlot(_Requests):
 
     async def upload(self, source: str | os.PathLike[str], path: Text) -> None:
         """See `Slot.upload`."""
-        await asyncio.to_thread(transfer.upload, self._port, Path(source), path)
+        await asyncio.to_thread(transfer.upload, self._port, source, path)
 
     async def download(
         self,
@@ -338,7 +348,7 @@ class AsyncSlot(_Requests):
             transfer.download,
             self._port,
             path,
-            Path(destination),
+            destination,
             max_bytes=max_bytes,
             max_entries=max_entries,
         )

@@ -80,6 +80,20 @@ def _put(data: bytes) -> None:
     tree.write_all(1, data)
 
 
+def named(path: bytes, task: Callable[[], dict[str, object]]) -> Callable[[], dict[str, object]]:
+    """`task`, whose errors name `path` where they would name nothing, as those of an open file do."""
+
+    def run() -> dict[str, object]:
+        try:
+            return task()
+        except OSError as error:
+            if error.filename is None:
+                error.filename = path
+            raise
+
+    return run
+
+
 def read_file(path: bytes, limit: int) -> dict[str, object]:
     """Send at most `limit` + 1 bytes of a file: one more than wanted tells the reader that it was cut."""
     fd = open_regular(path, os.O_RDONLY)

@@ -36,6 +36,7 @@ class Agent:
         self._by_pid: dict[int, Job] = {}
         self._workspace = b"/"
         self._environment: dict[bytes, bytes] = dict(os.environb)
+        self._environment.pop(b"PWD", None)  # ours: a command has its own
         self._heartbeat_deadline = 30.0
         self._sacrifice = processes.Sacrifice()
         self._identity = Identity()
@@ -239,7 +240,7 @@ class Agent:
             "receive": lambda: files.receive_tree(path),
             "archive": lambda: files.archive(path, message["format"], message["entries"]),
         }
-        self._start_worker(request, message, tasks[message["action"]], self._identity)
+        self._start_worker(request, message, files.named(path, tasks[message["action"]]), self._identity)
 
     def _do_reset(self, request: int, message: dict[str, Any]) -> None:
         """End all that runs and remove all that it has left; the answer is an error when anything stays."""

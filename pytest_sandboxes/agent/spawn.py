@@ -25,7 +25,10 @@ RESERVED_FDS = 4
 
 
 class Command:
-    """What to run: absolute `cwd`, whole environment, the three descriptors of the child, and who it is."""
+    """What to run: absolute `cwd`, whole environment, the three descriptors of the child, and who it is.
+
+    `PWD` is added to an environment without one.
+    """
 
     __slots__ = ("argv", "cwd", "env", "identity", "stdio")
 
@@ -51,6 +54,10 @@ class Command:
         with self.identity:
             os.chdir(self.cwd)
             try:
+                if (
+                    b"PWD" not in self.env
+                ):  # a shell would say so, and programs rely on it for links in the path
+                    self.env[b"PWD"] = os.getcwdb()
                 return self._search()
             finally:
                 os.chdir("/")

@@ -16,6 +16,7 @@ from pytest_sandboxes.agent import wire
 TYPE_CHECKING = False  # `typing` is not worth its import time here
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
     from typing import Protocol
 
     class Reader(Protocol):
@@ -126,7 +127,7 @@ def extract(source: Reader, destination: bytes, max_bytes: int, max_entries: int
                 if path:
                     raise TreeError(errno.EBADMSG, "the tree does not begin with its top")
                 if kind == "file":
-                    _write_content(source, _create(None, destination, mode), size)
+                    _write_content(source, _create(None, destination, mode), size, destination)
                     made.size = size
                     if _read_header(source) is not None:
                         raise TreeError(errno.EBADMSG, "a second record after a single file")
@@ -137,20 +138,40 @@ def extract(source: Reader, destination: bytes, max_bytes: int, max_entries: int
                 root = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 continue
             parts = _components(path)
+            name = os.path.join(destination, path)
             if kind == "directory":
-                os.close(_descend(root, parts))
+                with _Naming(name):
+                    os.close(_descend(root, parts))
             elif kind == "file":
-                parent = _descend(root, parts[:-1])
-                try:
-                    _write_content(source, _create(parent, parts[-1], mode), size)
-                finally:
-                    os.close(parent)
+                with _Naming(name):
+                    parent = _descend(root, parts[:-1])
+                    try:
+                        fd = _create(parent, parts[-1], mode)
+                    finally:
+                        os.close(parent)
+                _write_content(source, fd, size, name)
                 made.size += size
             else:
                 made.skipped.append((path, kind))
     finally:
         if root is not None:
             os.close(root)
+
+
+class _Naming:
+    """Gives an error, which knows one component at most, the whole path."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            error.filename = self._name
 
 
 def _read_exactly(source: Reader, size: int) -> bytes:
@@ -225,13 +246,14 @@ def _create(parent: int | None, name: bytes, mode: int) -> int:
     return fd
 
 
-def _write_content(source: Reader, fd: int, size: int) -> None:
+def _write_content(source: Reader, fd: int, size: int, name: bytes) -> None:
     try:
         while size:
             piece = source.read(min(_PIECE, size))
             if not piece:
                 raise TreeError(errno.EBADMSG, "the tree ends in the middle")
             size -= len(piece)
-            write_all(fd, piece)
+            with _Naming(name):
+                write_all(fd, piece)
     finally:
         os.close(fd)

@@ -108,3 +108,5 @@ class BackendOptions:
     """`none` gives up isolation for trusted code; otherwise the profile decides."""
     best_effort: bool = False
     """Promises that cannot be kept are dropped instead of refused."""
+    escape: str = "; --sandbox-enforcement best-effort goes without"
+    """End of the sentence that refuses a promise: how to do without. Empty where there is no such way."""

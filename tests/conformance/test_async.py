@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_sandboxes import AsyncSlot, CommandFailedError, ExecTimeoutError, Slot
+from pytest_sandboxes import AsyncProcess, AsyncSlot, CommandFailedError, ExecTimeoutError, Process, Slot
+from pytest_sandboxes.process import AsyncOutput
 from tests.conformance.leftovers import Leftovers
 
 pytestmark = pytest.mark.asyncio
@@ -81,6 +82,26 @@ async def test_popen(sandbox: Slot) -> None:
     assert await killed.wait() == -9
     with pytest.raises(FileNotFoundError):
         await sandbox.aio.popen("no-such-program")
+
+
+async def test_what_waits_is_a_coroutine_that_a_timeout_of_asyncio_ends(sandbox: Slot) -> None:
+    assert _public(AsyncProcess).keys() - {"started"} == _public(Process).keys()
+    waiting = {name for name in _public(Process) if inspect.iscoroutinefunction(getattr(AsyncProcess, name))}
+    assert waiting == {"write", "wait"}
+    assert not any(
+        "timeout" in each for kind in (AsyncProcess, AsyncOutput) for each in _public(kind).values()
+    )
+    process = await sandbox.aio.popen("cat")
+    for wait in (process.wait, process.stdout.read, process.stdout.readline):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await wait()
+    await process.write("kept")
+    process.close_stdin()
+    with pytest.raises(ValueError, match="has been closed"):
+        await process.write("lost")
+    assert await process.stdout.read() == b"kept"
+    assert await process.wait() == 0
 
 
 async def test_many_at_once(sandbox: Slot) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_sandboxes import CommandFailedError, Slot
 from tests.conformance.capabilities import Capability
-from tests.conformance.helpers import python
+from tests.conformance.helpers import GENEROUS, python
 
 
 class TestArguments:
@@ -195,6 +195,21 @@ class TestWorkingDirectory:
         assert sandbox.exec("pwd", cwd="a/b").stdout == f"{sandbox.workspace}/a/b\n"
         assert sandbox.exec("pwd", cwd=b"a/../a").stdout == f"{sandbox.workspace}/a\n"
         assert sandbox.exec("pwd", cwd=PurePosixPath("/usr")).stdout == "/usr\n"
+
+    @pytest.mark.parametrize("beside", [False, True])
+    def test_is_in_the_environment_as_well(self, sandbox: Slot, beside: bool) -> None:
+        if beside:  # the other way to run an exec
+            sandbox.popen("sleep", "1000")
+        probe = "import os; print(os.environ['PWD'] == os.getcwd())"
+        sandbox.sh("mkdir -p a/b; ln -s a/b link")
+        for cwd in (None, "a/b", "a/../a", "link", "link/..", "/usr"):
+            assert sandbox.exec("python3", "-c", probe, cwd=cwd).stdout == "True\n", cwd
+            assert sandbox.popen("python3", "-c", probe, cwd=cwd).stdout.readline(GENEROUS) == "True\n", cwd
+        assert sandbox.exec("printenv", "PWD", env={"PWD": "/given"}).stdout == "/given\n"
+
+    @pytest.mark.sandbox(env_vars={"PWD": "/of/the/profile"})
+    def test_in_the_environment_is_the_profiles_if_it_says_so(self, sandbox: Slot) -> None:
+        assert sandbox.exec("printenv", "PWD").stdout == "/of/the/profile\n"
 
     def test_missing(self, sandbox: Slot) -> None:
         for start in (sandbox.exec, sandbox.popen):

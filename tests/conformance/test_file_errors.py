@@ -140,6 +140,7 @@ class TestFullDisk:
         with pytest.raises(OSError, match="No space left") as caught:
             sandbox.write_bytes("big", bytes(8 << 20))
         assert caught.value.errno == errno.ENOSPC
+        assert str(caught.value.filename).endswith("/big")
         sandbox.exec("rm", "big")
         sandbox.write_bytes("small", b"fits")
         assert sandbox.read_bytes("small") == b"fits"
@@ -152,5 +153,6 @@ class TestFullDisk:
 
     def test_of_an_upload(self, sandbox: Slot, tmp_path: Path) -> None:
         (tmp_path / "big").write_bytes(bytes(8 << 20))
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left") as caught:
             sandbox.upload(tmp_path, "tree")
+        assert str(caught.value.filename).endswith("/tree/big")

@@ -13,6 +13,19 @@ from tests.conformance.leftovers import Leftovers
 
 
 class TestInput:
+    def test_after_its_end_is_refused(self, sandbox: Slot) -> None:
+        process = sandbox.popen("cat")
+        process.write("kept")
+        process.close_stdin()
+        for data in ("lost", ""):
+            with pytest.raises(ValueError, match=r"has been closed: write before close_stdin\(\)"):
+                process.write(data)
+        process.close_stdin()
+        assert process.stdout.read(GENEROUS) == b"kept"
+        assert process.wait(GENEROUS) == 0
+        with pytest.raises(ValueError, match="has been closed"):
+            process.write("lost")
+
     def test_a_conversation(self, sandbox: Slot) -> None:
         process = sandbox.popen("sh", "-c", 'while read line; do echo "got $line"; done; echo end')
         process.write("one\n")
@@ -120,7 +133,7 @@ class TestOutput:
 class TestEnd:
     def test_wait_gives_up(self, sandbox: Slot) -> None:
         process = sandbox.popen("sleep", "1000")
-        with pytest.raises(TimeoutError, match=r"still running within 0\.05 s") as caught:
+        with pytest.raises(TimeoutError, match=r"still running after 0\.05 s") as caught:
             process.wait(0.05)
         assert not isinstance(caught.value, ExecTimeoutError)
         assert process.poll() is None

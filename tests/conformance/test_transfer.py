@@ -172,8 +172,8 @@ class TestDownload:
     def test_to_where_it_cannot_go(self, sandbox: Slot, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         sandbox.sh("mkdir tree; echo x > tree/file")
-        with pytest.raises(OSError, match="file"):
-            sandbox.download("tree", tmp_path / "file")
-        with pytest.raises(OSError, match="below"):
-            sandbox.download("tree/file", tmp_path / "file" / "below")
+        for name, destination in (("tree", tmp_path / "file"), ("tree/file", tmp_path / "file" / "below")):
+            with pytest.raises(OSError, match=f"'{destination}'") as caught:
+                sandbox.download(name, destination)
+            assert caught.value.filename == str(destination)
         assert sandbox.exec("true").success

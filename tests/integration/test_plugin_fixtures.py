@@ -127,6 +127,27 @@ def test_misuse_of_the_factory_raises_at_once(inner: Inner, arguments: str, comp
     assert "pytest_sandboxes/" not in run.stdout, "a traceback of ours"
 
 
+def test_the_factory_without_a_block_says_what_is_missing(inner: Inner) -> None:
+    inner.write(
+        "test_factory.py",
+        """
+        def test_call(sandbox_factory):
+            sandbox_factory().exec("true")
+
+        def test_unpacked(sandbox_factory):
+            one, two = sandbox_factory(slots=2)
+
+        def test_asked(sandbox_factory):
+            assert not hasattr(sandbox_factory(), "exec")
+        """,
+    )
+    run = inner.run()
+    assert run.verdicts == {"test_call": "failure", "test_unpacked": "failure", "test_asked": "passed"}
+    hint = "sandbox_factory leases for a block, so write `with sandbox_factory(...) as slot:`"
+    assert f"AttributeError: no 'exec' before the lease: {hint}" in run.cases["test_call"].text
+    assert f"TypeError: no slots before the lease: {hint}" in run.cases["test_unpacked"].text
+
+
 def test_positional_arguments_of_the_factory(inner: Inner) -> None:
     inner.write("test_factory.py", "def test_it(sandbox_factory):\n    sandbox_factory('default')\n")
     assert "TypeError" in inner.run().cases["test_it"].text
@@ -162,6 +183,7 @@ def test_hooks_see_leases(inner: Inner) -> None:
 
         def pytest_sandboxes_released(lease):
             print(f"released by {lease.holder}: {len(lease.sandboxes)} still there")
+            print(lease)
         """,
     )
     inner.write("test_hooks.py", "def test_it(sandbox):\n    print('in between')\n")
@@ -172,6 +194,7 @@ def test_hooks_see_leases(inner: Inner) -> None:
         "in between",
         "released by test_hooks.py::test_it: 1 still there",
     ]
+    assert "<Lease of 1 slot on local for test_hooks.py::test_it: local-" in run.stdout
 
 
 def test_a_hook_that_fails_leaks_no_lease(inner: Inner) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +16,7 @@ from pytest_sandboxes.backends import isolated
 from pytest_sandboxes.backends.base import BackendOptions
 from pytest_sandboxes.backends.bubblewrap import DEFAULT_DISK_MEGABYTES, explain
 from pytest_sandboxes.backends.local import LocalBackend
+from pytest_sandboxes.lease import Lease, Loss
 from pytest_sandboxes.markers import read_marker
 from pytest_sandboxes.profiles import FIELDS, Profile
 
@@ -223,6 +226,18 @@ def test_the_profiles_file_is_right(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("sandboxes.yaml").write_text(blocks(section("Profiles"), "yaml")[0])
     listed = pytester.runpytest_inprocess("--sandbox-list-profiles")
     listed.stdout.fnmatch_lines(["small (digest *", "*memory * 256 *sandboxes.yaml:5"])
+
+
+def test_what_hooks_may_read_of_a_lease_is_there() -> None:
+    lease = Lease(SimpleNamespace(), "holder", Profile(), 0.0)
+    listed = [(name, names(row[1])) for row in rows("Backends of your own") for name in names(row[0])]
+    assert len(listed) >= 8
+    for name, details in listed:
+        value = getattr(lease, name.removesuffix("()"))
+        if name == "losses":
+            assert details == [each.name for each in dataclasses.fields(Loss)]
+        if name == "usage()":
+            assert details == [each.name for each in dataclasses.fields(value())]
 
 
 def test_the_use_outside_of_pytest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def test_a_write_that_lost_bytes_and_says_nothing_loses_the_sandbox() -> None:
 
 @pytest.mark.parametrize("mode", [-1, 0o10000])
 def test_impossible_modes(mode: int) -> None:
-    with pytest.raises(ValueError, match="at most 0o7777"):
+    with pytest.raises(ValueError, match="mode has to be permission bits such as 0o644, at most 0o7777"):
         file_operations.write(AnsweringPort(FILE_RESULT), "a", b"", mode)
 
 
@@ -65,7 +65,8 @@ def test_limits_are_numbers(limit: Any) -> None:
         if limit is None:
             ask()
         else:
-            with pytest.raises(ValueError, match="is a number of 0 or more"):
+            error = ValueError if limit == -1 else TypeError
+            with pytest.raises(error, match="has to be a whole number that is not below 0"):
                 ask()
 
 

@@ -53,6 +53,15 @@ def test_each_slot_has_a_sandbox_of_its_own() -> None:
     assert made.names == tuple(each.name for each in made.sandboxes)
 
 
+def test_it_says_what_it_is() -> None:
+    made, _ = lease(2)
+    names = ", ".join(made.names)
+    assert repr(made) == f"<Lease of 2 slots on fake for test_it: {names}>"
+    made.release()
+    assert repr(made) == f"<Lease of 2 slots on fake for test_it: {names}, given back>"
+    assert repr(lease()[0]).startswith("<Lease of 1 slot on fake for test_it: ")
+
+
 def test_a_slot_of_a_released_lease_says_why_it_is_of_no_use() -> None:
     made, owner = lease()
     with made:

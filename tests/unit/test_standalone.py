@@ -93,12 +93,36 @@ def test_it_is_reset_to_a_new_one(sandbox: StandaloneSandbox) -> None:
         ({"workdir": "relative"}, "create_sandbox, profile 'default': workspace_base"),
         ({"gpu": "A100"}, "create_sandbox: gpu of profile 'default' cannot be kept"),
         ({"isolation": "none", "memory": 100}, "nothing is limited with isolation none"),
+        (
+            {"timeout": 5, "execution_timeout_s": 1},
+            "create_sandbox: execution_timeout_s is called timeout here; give timeout=",
+        ),
+        (
+            {"workspace_base": "/elsewhere"},
+            "create_sandbox: workspace_base is called workdir here; give workdir=",
+        ),
     ],
 )
 def test_mistakes_are_told_and_leave_nothing(fields: dict[str, object], complaint: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         get_backend("local").create_sandbox(**fields)  # type: ignore[arg-type]
     assert complaint in str(caught.value)
+    assert "--sandbox" not in str(caught.value), "there is no command line"
+    assert ours() == set()
+
+
+def test_what_the_backend_does_not_use_is_a_warning() -> None:
+    with (
+        pytest.warns(UserWarning, match="create_sandbox: image, cpu not used by backend local") as warned,
+        get_backend("local").create_sandbox(image="python:3.12", cpu=2, isolation="none") as sandbox,
+    ):
+        assert sandbox.exec("true").success
+    assert [warning.filename for warning in warned] == [__file__]
+
+
+def test_a_warning_that_is_an_error_leaves_nothing() -> None:
+    with pytest.raises(UserWarning, match="image not used"):
+        get_backend("local").create_sandbox(image="python:3.12", isolation="none")
     assert ours() == set()
 
 
@@ -118,3 +142,5 @@ def test_an_unknown_backend() -> None:
         ConfigurationError, match="get_backend: there is no backend 'lokal'; did you mean 'local'"
     ):
         get_backend("lokal")
+    with pytest.raises(TypeError, match="the name of a backend has to be text, not None"):
+        get_backend(None)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import deque
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_sandboxes import transfer
-from pytest_sandboxes.agent import wire
+from pytest_sandboxes.agent import tree, wire
 from pytest_sandboxes.errors import OutputLimitExceededError, SandboxLostError
 from pytest_sandboxes.streams import Piped
 from pytest_sandboxes.transfer import _Reader
@@ -104,10 +105,38 @@ def test_a_tree_that_the_sandbox_cut_is_an_error_of_the_caller(line: Line, tmp_p
 
 def test_a_destination_that_cannot_be_written_ends_the_transfer(line: Line, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(NotADirectoryError) as caught:
         download(line, tmp_path / "file" / "here", TOP, FINE)
+    assert caught.value.filename == str(tmp_path / "file" / "here")
     assert line.agent.receive(wire.KILL)
     assert line.losses == []
+
+
+def test_what_cannot_be_written_is_named_as_a_path_of_this_machine(line: Line, tmp_path: Path) -> None:
+    (tmp_path / "here" / "sub" / "leaf").mkdir(parents=True)
+    (tmp_path / "here" / "file").touch()
+    for data, error, name in (
+        (TOP + record("file", b"sub/leaf", b"x"), IsADirectoryError, "sub/leaf"),
+        (TOP + record("directory", b"file/below"), NotADirectoryError, "file/below"),
+    ):
+        with pytest.raises(error) as caught:
+            download(line, tmp_path / "here", data, FINE)
+        assert caught.value.filename == str(tmp_path / "here" / name)
+        assert line.agent.receive(wire.KILL)
+
+
+def test_a_full_disk_of_this_machine_is_named(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tree, "write_all", full)
+    for data, name in ((TOP + record("file", b"a", b"x"), "here/a"), (record("file", b"", b"x"), "there")):
+        with pytest.raises(OSError, match="No space left") as caught:
+            download(line, tmp_path / name.partition("/")[0], data, FINE)
+        assert caught.value.filename == str(tmp_path / name)
+        assert line.agent.receive(wire.KILL)
 
 
 def test_a_sandbox_that_is_lost_on_the_way(line: Line, tmp_path: Path) -> None:
@@ -202,7 +231,10 @@ def test_other_links_are_refused_before_anything_is_sent(line: Line, tmp_path: P
     source = make_tree(tmp_path / "source")
     (tmp_path / "outside").write_bytes(b"secret")
     (source / "loop").symlink_to(target)
-    with pytest.raises(ValueError, match="is a link to a directory or to outside"):
+    with pytest.raises(
+        ValueError,
+        match="is a link to a directory, to nothing, or to outside of .*: upload a tree with a copy",
+    ):
         transfer.upload(line, source, "there")
     assert line.connection._requests == {}
 
@@ -219,9 +251,35 @@ def test_what_the_sandbox_says_against_an_upload_is_told(port: FakePort, tmp_pat
 
 
 def test_a_missing_source_is_pythons_own_error(port: FakePort, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as caught:
         transfer.upload(port, tmp_path / "nowhere", "there")
+    assert caught.value.filename == str(tmp_path / "nowhere")
+    frames = {Path(entry.path).name for entry in caught.traceback}
+    assert frames == {"transfer.py", "test_transfer.py"}  # and none of pathlib's, which pytest would show
     assert not (tmp_path / "workspace" / "there").exists()
+
+
+def test_a_source_that_cannot_be_read_is_pythons_own_error(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_tree(tmp_path / "source")
+
+    def closed(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(PermissionError):
+        transfer.upload(line, source, "there")
+    assert line.connection._requests == {}
+
+
+def test_special_files_are_no_source_and_left_out_of_trees(port: FakePort, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    os.mkfifo(tmp_path / "source" / "fifo")
+    with pytest.raises(ValueError, match="fifo is neither a file nor a directory"):
+        transfer.upload(port, tmp_path / "source" / "fifo", "there")
+    transfer.upload(port, tmp_path / "source", "there")
+    assert content(tmp_path / "workspace" / "there") == {}
 
 
 class Outbox:

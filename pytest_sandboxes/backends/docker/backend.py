@@ -58,8 +58,8 @@ class DockerBackend(Backend):
     def _refuse(self, profile: Profile, field: str, why: str) -> None:
         if not self._options.best_effort:
             raise UnsupportedError(
-                f"{profile.source(field)}: {field} of profile {profile.name!r} cannot be kept: {why}; "
-                "--sandbox-enforcement best-effort goes without"
+                f"{profile.source(field)}: {field} of profile {profile.name!r} cannot be kept: {why}"
+                f"{self._options.escape}"
             )
 
     def check_machine(self, profile: Profile) -> None:
