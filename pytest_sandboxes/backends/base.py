@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pytest_sandboxes.backends.promises import Checked
 from pytest_sandboxes.profiles import Profile
 
 
@@ -81,10 +82,11 @@ class Backend(ABC):
     name: str
 
     @abstractmethod
-    def check(self, profile: Profile) -> tuple[str, ...]:
-        """Check that what `profile` asks for can be kept; return the recipes that do not apply here, for the header.
+    def check(self, profile: Profile) -> Checked:
+        """Check that what `profile` asks for can be kept; return what is not, for the header.
 
-        Raises `UnsupportedError` naming profile, field, source, and who can.
+        Raises `UnsupportedError` naming profile, field, source, and who can; `ConfigurationError` for a value that can
+        never work here.
         """
 
     @abstractmethod
@@ -107,4 +109,4 @@ class BackendOptions:
     isolation: str | None = None
     """`none` gives up isolation for trusted code; otherwise the profile decides."""
     best_effort: bool = False
-    """Promises that cannot be kept are dropped instead of refused."""
+    """Promises that cannot be kept are dropped, and reported in `Checked.dropped`, instead of refused."""

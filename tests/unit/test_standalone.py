@@ -115,6 +115,7 @@ def test_a_start_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_an_unknown_backend() -> None:
     with pytest.raises(
-        ConfigurationError, match="get_backend: there is no backend 'lokal'; did you mean 'local'"
+        ConfigurationError,
+        match="get_backend: there is no backend 'lokal', there are local and docker; did you mean 'local'",
     ):
         get_backend("lokal")
