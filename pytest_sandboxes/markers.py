@@ -7,7 +7,7 @@ Every argument is a keyword: the four above, or a field of a profile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_sandboxes.errors import ConfigurationError
@@ -16,7 +16,7 @@ from pytest_sandboxes.profiles import FIELDS, check_known
 from pytest_sandboxes.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import pytest
 
@@ -95,6 +95,23 @@ def merge_markers(marks: Sequence[MarkerArguments]) -> MarkerArguments:
     return MarkerArguments(**own, overrides=overrides, sources=sources)
 
 
+def read_markers(marks: Iterable[pytest.Mark], source: Callable[[pytest.Mark], str]) -> MarkerArguments:
+    """Read `sandbox` marks, closest first, as one; messages call a mark what `source` says.
+
+    Raises ConfigurationError as `read_marker` does.
+    """
+    return merge_markers([read_marker(mark.kwargs, mark.args, source(mark)) for mark in marks])
+
+
+def for_another_lease(marked: MarkerArguments, asked: MarkerArguments) -> MarkerArguments:
+    """What a test that is `marked` asks for in a lease of its own: what it says there, over its profile and fields.
+
+    How many slots the marker asks for, and whether the test may be repeated, is said of the test's own lease.
+    """
+    sources = {name: source for name, source in marked.sources.items() if name not in {"slots", "retry_safe"}}
+    return merge_markers([asked, replace(marked, sources=sources)])
+
+
 class Requirements:
     """Works out what each test of a run needs. Tests whose marks say the same share one answer."""
 
@@ -103,8 +120,8 @@ class Requirements:
         self._settings = settings
         self._known: dict[object, Requirement] = {}
 
-    def of_test(self, marks: Iterable[pytest.Mark], source: str) -> Requirement:
-        """What a test with these `sandbox` marks, closest first, needs; messages call them `source`.
+    def of_test(self, marks: Iterable[pytest.Mark], source: Callable[[pytest.Mark], str]) -> Requirement:
+        """What a test with these `sandbox` marks, closest first, needs; messages call a mark what `source` says.
 
         Raises ConfigurationError when the marks are wrong, alone or together with the profile. Because
         answers are shared, the sources in a profile name the first of the tests whose marks say the same.
@@ -116,8 +133,7 @@ class Requirements:
         except (TypeError, RecursionError):  # holds what no correct mark does, such as a set, or itself
             key, known = None, None
         if known is None:
-            arguments = merge_markers([read_marker(mark.kwargs, mark.args, source) for mark in marks])
-            known = self.resolve(arguments)
+            known = self.resolve(read_markers(marks, source))
             if key is not None:
                 self._known[key] = known
         return known

@@ -67,7 +67,7 @@ def _get_run(config: pytest.Config) -> Run:
         from pytest_sandboxes.run import Run
 
         run = config.stash[_run] = Run(config, config.stash[_settings])
-        config.pluginmanager.register(_Failures(), "sandboxes-failures")
+        config.pluginmanager.register(_Phases(run), "sandboxes-phases")
         config.pluginmanager.register(Outcomes(run), "sandboxes-outcomes")
     return run
 
@@ -169,13 +169,28 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """Name the recipes that do not apply."""
+    """Name what a backend does not make of its profiles."""
     run = config.stash.get(_run, None)
-    return [] if run is None else [f"sandboxes: {note}" for note in run.notes]
+    if run is None:
+        return []
+    notes, run.notes = run.notes, []
+    return [f"sandboxes: {note}" for note in notes]
 
 
-class _Failures:
+class _Phases:
     """A plugin of its own, because in runs without sandboxes it would cost each test as much as all the rest here."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Tell `sandbox_factory` whose function it is called in."""
+        self._run.calling = item
+        try:
+            return (yield)
+        finally:
+            self._run.calling = None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
@@ -218,6 +233,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     from pytest_sandboxes.reporting.summary import lines
 
     said = lines(run.pool.statistics(), [text for texts in run.kept.values() for text in texts])
+    said += run.notes  # of profiles that only `sandbox_factory` was asked for
     if said:
         terminalreporter.section("sandboxes")
         for line in said:
@@ -253,7 +269,8 @@ def sandbox_factory(
 ) -> Callable[..., AbstractContextManager[Slot | tuple[Slot, ...]]]:
     """Leases slots for a `with` block: a profile's with `profile="gpu"`, a tuple of two with `slots=2`.
 
-    Takes the arguments of the marker `sandbox`. A test that needs several slots asks for them in one call.
+    Takes the arguments of the marker `sandbox`; in a test's own function, the profile and fields of the test's marker
+    are the default. A test that needs several slots asks for them in one call.
     """
     run = _get_run(request.config)
 

@@ -23,19 +23,30 @@ if TYPE_CHECKING:
 
 _YEAR = 366 * 24 * 3600  # no wait is longer, and no clock or timer overflows
 _HUGE = 2**53  # the largest integer that every JSON reader keeps exact
+_PETABYTE = 2**30  # in MB; a few thousand times as much, and the kernel's byte counts overflow
+_MOST_PROCESSES = 2**22  # what the kernel numbers at most
+_SYSTEM = ("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "run", "sbin", "sys")
+_OF_VAR = ("lock", "run", "tmp")  # links to system directories, where there is a /var
 
 Text = Annotated[str, Meta(min_length=1, description="non-empty text")]
-AbsolutePath = Annotated[
+Workspace = Annotated[
     str,
     Meta(
-        pattern=r"^(/(?!\.\.?(/|$))[^/]+)+/?$",
-        description="an absolute path other than '/', without '.' and '..' in it",
+        # images keep their applications in /usr/src
+        pattern=rf"^(?!/({'|'.join(_SYSTEM)}|var/({'|'.join(_OF_VAR)})|usr(?!/src/.))(/|$))(/(?!\.\.?(/|$))[^/]+)+/?$",
+        description="an absolute path other than '/', without '.' and '..' in it, and outside of directories of the "
+        "system, such as /workspace",
     ),
 ]
 Count = Annotated[int, Meta(ge=0, le=_HUGE, description="a whole number that is not below 0")]
 PositiveCount = Annotated[int, Meta(ge=1, le=_HUGE, description="a whole number above 0")]
 Bytes = Annotated[int, Meta(ge=1, le=_HUGE, description="a whole number of bytes above 0")]
-Megabytes = Annotated[int, Meta(ge=1, le=_HUGE, description="a whole number of MB above 0")]
+Megabytes = Annotated[
+    int, Meta(ge=1, le=_PETABYTE, description=f"a whole number of MB above 0, up to {_PETABYTE}")
+]
+Processes = Annotated[
+    int, Meta(ge=1, le=_MOST_PROCESSES, description=f"a whole number above 0, up to {_MOST_PROCESSES}")
+]
 Cores = Annotated[float, Meta(gt=0, le=_HUGE, description="a number of cores above 0")]
 Seconds = Annotated[float, Meta(gt=0, le=_YEAR, description="a number of seconds above 0, up to a year")]
 Network = Literal["none", "outbound"]

@@ -16,22 +16,23 @@ import msgspec
 from pytest_sandboxes.display import one_line
 from pytest_sandboxes.errors import ConfigurationError
 from pytest_sandboxes.profile_fields import (
-    AbsolutePath,
     Bytes,
     Cores,
     Count,
     Megabytes,
     Network,
     PositiveCount,
+    Processes,
     Seconds,
     Section,
     Text,
     Texts,
     Variables,
+    Workspace,
     check_value,
 )
-from pytest_sandboxes.settings import Isolation
-from pytest_sandboxes.wording import alternatives, did_you_mean, shown
+from pytest_sandboxes.settings import DEFAULT_PROFILES_FILE, Isolation
+from pytest_sandboxes.wording import did_you_mean, shown, there_are
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +61,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `isolation` is `sandbox`."""
     setup: Texts = ()
     """Shell commands run once in each new sandbox, in order, before its first lease."""
-    workspace_base: AbsolutePath = "/workspace"
+    workspace_base: Workspace = "/workspace"
     """Directory in the sandbox under which the workspaces of its slots are."""
     workspace_source: Text | None = None
     """Directory of the image (absolute) or of the project (relative), copied into each fresh workspace."""
@@ -79,7 +80,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Memory limit of a sandbox in MB; None sets no limit of ours."""
     disk: Megabytes | None = None
     """Limit on what a sandbox may write, in MB; None sets no limit of ours."""
-    pids: PositiveCount | None = None
+    pids: Processes | None = None
     """Limit on processes and threads in a sandbox; None sets no limit of ours."""
     network: Network = "none"
     """`none`, or `outbound` for connections that the code opens itself."""
@@ -195,11 +196,16 @@ LEASE_FIELDS = frozenset({"acquire_timeout_s", "execution_timeout_s", "output_li
 """Fields of a lease and its commands, not of the sandbox: tests that differ in these alone share a pool.
 Whoever leases takes them from the test's own profile, never from the pool's."""
 
+_MEANT = dict.fromkeys(("timeout", "exec_timeout"), ("exec_timeout", "execution_timeout_s"))
+"""Names used elsewhere, or by the marker, whose nearest spelling would be another field."""
+
 
 def check_known(name: str, known: Iterable[str], what: str, where: str) -> None:
     """Raise ConfigurationError with the nearest right name unless `name` is one of the `known` ones."""
     if name not in known:
-        raise ConfigurationError(f"{where}: unknown {what} {shown(name)}{did_you_mean(name, known)}")
+        meant = [each for each in _MEANT.get(name, ()) if each in known][:1]
+        hint = f"; did you mean {meant[0]!r}?" if meant else did_you_mean(name, known)
+        raise ConfigurationError(f"{where}: unknown {what} {shown(name)}{hint}")
 
 
 def _canonical(recipe: Mapping[str, object]) -> bytes:
@@ -247,11 +253,10 @@ class Profiles:
         try:
             return self._by_name[name]
         except KeyError:
-            there_are = f"there {'is' if len(self.names) == 1 else 'are'} {alternatives(self.names, 'and')}"
-            origin = f" ({self._origin})" if self._origin else ""
+            origin = self._origin or f"others would be defined in {DEFAULT_PROFILES_FILE} in the rootdir"
             hint = did_you_mean(name, self.names)
             raise ConfigurationError(
-                f"{source}: unknown profile {shown(name)}, {there_are}{origin}{hint}"
+                f"{source}: unknown profile {shown(name)}, {there_are(self.names)} ({origin}){hint}"
             ) from None
 
 

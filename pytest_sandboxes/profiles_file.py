@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from pytest_sandboxes.display import one_line
 from pytest_sandboxes.errors import ConfigurationError
-from pytest_sandboxes.wording import did_you_mean, shown
+from pytest_sandboxes.wording import did_you_mean, shown, yaml_mistake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,8 +62,10 @@ def _read_text(path: Path, label: str, source: str) -> str:
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
     except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        remedy = "correct the path or make the file" if missing else "name a file that can be read"
         raise ConfigurationError(
-            f"cannot read the profiles file {label} ({source}): {error.strerror}"
+            f"cannot read the profiles file {label} ({source}): {error.strerror}; {remedy}"
         ) from None
     if len(content) > _LARGEST_FILE:
         raise ConfigurationError(f"the profiles file {label} ({source}) is larger than {_LARGEST_FILE} bytes")
@@ -121,10 +122,10 @@ class _Reader:
         try:
             root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = "" if mark is None else f":{mark.line + 1}"
-            reason = error.problem or error.context or "malformed"
-            raise ConfigurationError(f"{self._label}{line}: not valid YAML: {one_line(reason)}") from None
+            number, reason = yaml_mistake(error, text)
+            raise ConfigurationError(
+                f"{self._label}:{number}: not valid YAML: {reason}; correct it there or just above"
+            ) from None
         except yaml.reader.ReaderError as error:
             line = f":{text.count(chr(10), 0, error.position) + 1}"
             raise ConfigurationError(f"{self._label}{line}: not valid YAML: {error.reason}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
@@ -13,7 +14,13 @@ from pytest_sandboxes import registry
 from pytest_sandboxes.backends.base import Backend, BackendOptions
 from pytest_sandboxes.errors import ConfigurationError, InfrastructureError, SandboxesError
 from pytest_sandboxes.lease import Lease
-from pytest_sandboxes.markers import Requirement, Requirements, read_marker
+from pytest_sandboxes.markers import (
+    Requirement,
+    Requirements,
+    for_another_lease,
+    read_marker,
+    read_markers,
+)
 from pytest_sandboxes.pool import Pool, check_slots
 from pytest_sandboxes.profiles import Profile, Profiles
 from pytest_sandboxes.reporting.attempts import Attempt
@@ -38,8 +45,10 @@ class Run:
         self.settings = settings
         self._hook = config.hook
         custom: dict[str, registry.Factory] = {}
-        for found in config.hook.pytest_sandboxes_backends(config=config):
-            custom.update(found)
+        hook = config.hook.pytest_sandboxes_backends
+        implementers = ", ".join(each.plugin_name for each in hook.get_hookimpls())
+        for found in hook(config=config):
+            custom.update(registry.check_custom(found, f"hook pytest_sandboxes_backends ({implementers})"))
         registry.check_names(settings.backends, custom, settings.source("backends"))
         self.profiles = Profiles.load(settings.profiles_file, source=settings.source("profiles_file"))
         self.profiles.get(settings.profile, settings.source("profile"))
@@ -54,7 +63,11 @@ class Run:
         self.pool = Pool(self.backends, start_attempts=1 + settings.infra_retries)
         self.attempt = Attempt("")
         """What is leased, used and lost goes on the record of this attempt at a test."""
+        self.calling: pytest.Item | None = None
+        """The test whose own function is running, no fixture of it."""
         self.notes: list[str] = []
+        """What is still to be said of profiles; whoever says it takes it out."""
+        self._noted: set[str] = set()
         self.kept: dict[str, list[str]] = {}
         """What the summary says of each failed test whose slots were to be kept."""
         self._ends: dict[str, list[str]] = {}
@@ -63,7 +76,7 @@ class Run:
 
     def requirement(self, item: pytest.Item) -> Requirement:
         """What a test needs. Raises `ConfigurationError` when its markers are wrong."""
-        return self._requirements.of_test(item.iter_markers("sandbox"), f"marker on {item.nodeid}")
+        return self._requirements.of_test(item.iter_markers("sandbox"), lambda mark: _origin(mark, item))
 
     def prepare(self, items: Iterable[pytest.Item]) -> None:
         """Check all that tests ask for, and have the first sandboxes started.
@@ -79,17 +92,32 @@ class Run:
             backend = backend_of(item) or self.settings.backends[0]
             key = (backend, requirement.profile.digest)
             if key not in wanted:
-                unused = self.backends[backend].check(requirement.profile)
-                if unused:
-                    self.notes.append(
-                        f"profile {requirement.profile.name}: {', '.join(unused)} not used by backend {backend}"
-                    )
+                self._check(backend, requirement.profile)
             leases = requirement.slots if "sandbox" in item.fixturenames else 0  # type: ignore[attr-defined]
             wanted[key] = (requirement.profile, leases + wanted.get(key, (None, 0))[1])
         for (backend, _), (profile, _) in wanted.items():
             self.backends[backend].check_machine(profile)
         for (backend, _), (profile, leases) in wanted.items():
             self.pool.expect(backend, profile, leases)
+
+    def _check(self, backend: str, profile: Profile) -> None:
+        """Check a profile, and note, each once, what a backend makes less of it than it says."""
+        checked = self.backends[backend].check(profile)
+        notes = []
+        if checked.unused:
+            notes.append(f"{', '.join(checked.unused)} not used by backend {backend}")
+        if checked.dropped:
+            notes.append(
+                f"{', '.join(checked.dropped)} dropped, which backend {backend} cannot keep "
+                f"({self.settings.source('enforcement')} {self.settings.enforcement})"
+            )
+        if not checked.isolated and self.settings.isolation is None:  # else the header has it
+            notes.append(
+                f"isolation none ({profile.source('isolation')}): its code runs as you, not isolated"
+            )
+        lines = [f"profile {profile.name}: {note}" for note in notes]
+        self.notes += [line for line in lines if line not in self._noted]
+        self._noted.update(lines)
 
     # -- leases
 
@@ -121,8 +149,12 @@ class Run:
         holder = self.attempt.test or "the session"
         try:
             wish = read_marker(arguments, (), f"sandbox_factory in {holder}")
+            item = self.calling
+            if item is not None:
+                marked = read_markers(item.iter_markers("sandbox"), lambda mark: _origin(mark, item))
+                wish = for_another_lease(marked, wish)
             requirement = self._requirements.resolve(wish)
-            self.backends[backend].check(requirement.profile)
+            self._check(backend, requirement.profile)
         except ConfigurationError as error:
             raise error.with_traceback(
                 None
@@ -179,6 +211,13 @@ class LeasedForBlock:
 
     def __iter__(self) -> NoReturn:
         raise TypeError(f"no slots before the lease: {_NEEDS_WITH}")
+
+
+def _origin(mark: pytest.Mark, item: pytest.Item) -> str:
+    """Where a `sandbox` mark of `item` comes from, in words for messages."""
+    tasks = sys.modules.get("pytest_sandboxes.tasks")  # else nobody has loaded any
+    of_task = None if tasks is None else tasks.source_of(mark, item)
+    return of_task or f"marker on {item.nodeid}"
 
 
 def backend_of(item: pytest.Item) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pytest
 
+from pytest_sandboxes.display import one_line
 from pytest_sandboxes.errors import ConfigurationError
 from pytest_sandboxes.wording import alternatives, did_you_mean, shown
 
@@ -32,6 +33,9 @@ DEFAULT_PROFILES_FILE = "sandboxes.yaml"
 """Looked for in the rootdir when no profiles file is named."""
 
 _MOST_RETRIES = 100
+_PREFIX = "PYTEST_SANDBOXES_"
+# Profiles by environment: a later version has them, and a machine may have them for it already.
+_RESERVED = re.compile(rf"{_PREFIX}(PROFILES|PROFILE_.+_.+|DEFAULT_.+)")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -88,11 +92,12 @@ def read_settings(config: pytest.Config) -> Settings:
     """Gather all settings of a run, for `pytest_configure`.
 
     Raises ConfigurationError for the first wrong value, in one sentence that names its source, the value, and
-    what would be right. Values that a higher source outranks are not looked at. An environment variable that
-    is set but empty counts as not set.
+    what would be right, and for an environment variable that is named as if it were one of ours. Values that a
+    higher source outranks are not looked at. An environment variable that is set but empty counts as not set.
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    _refuse_unknown_variables()
     for option in _OPTIONS:
         given = _find(option, config)
         if given is not None:
@@ -106,11 +111,20 @@ def read_settings(config: pytest.Config) -> Settings:
     return Settings(**values, sources=sources)
 
 
+def _refuse_unknown_variables() -> None:
+    known = {option.variable for option in _OPTIONS}
+    for name, value in os.environ.items():
+        if value and name.startswith(_PREFIX) and name not in known and not _RESERVED.fullmatch(name):
+            raise ConfigurationError(
+                f"environment variable {one_line(name)} is no setting{did_you_mean(name, known) or '; unset it'}"
+            )
+
+
 @dataclass(frozen=True)
 class _Given:
     """A value as it was found, before it is checked."""
 
-    raw: str | int | bool
+    raw: object
     source: str
     directory: Path
     """What a relative path in `raw` starts from."""
@@ -145,7 +159,7 @@ class _Option:
 
     @property
     def variable(self) -> str:
-        return "PYTEST_SANDBOXES_" + self.name.replace("-", "_").upper()
+        return _PREFIX + self.name.replace("-", "_").upper()
 
     @property
     def is_flag(self) -> bool:
@@ -168,10 +182,9 @@ def _everywhere(option: _Option, config: pytest.Config) -> Iterator[_Given]:
     source = _ini_source(option, config)
     try:
         in_ini = config.getini(option.key)
-    except (TypeError, ValueError, pytest.UsageError) as error:
+    except (TypeError, ValueError, pytest.UsageError):
         # Which of the three it is depends on pytest's version.
-        message = f"{source} has the wrong type; it must be {_INI_TYPES[option.ini_type]} ({error})"
-        raise ConfigurationError(message) from None
+        raise _Given(_raw_ini(option, config), source, here).refused(_INI_TYPES[option.ini_type]) from None
     if in_ini is not None:
         yield _Given(in_ini, source, here if config.inipath is None else config.inipath.parent)
 
@@ -179,9 +192,26 @@ def _everywhere(option: _Option, config: pytest.Config) -> Iterator[_Given]:
 _INI_TYPES = {"string": "one string", "bool": "true or false", "int": "a whole number"}
 
 
+def _overrides(option: _Option, config: pytest.Config) -> list[str]:
+    """What `-o` says on the command line, in order."""
+    given: list[str] = config.getoption("override_ini", default=None) or []
+    split = (override.partition("=") for override in given)
+    return [value for key, _, value in split if key.strip() == option.key]
+
+
+def _raw_ini(option: _Option, config: pytest.Config) -> object:
+    """The value of an ini option as it was written, which pytest could not convert."""
+    overrides = _overrides(option, config)
+    if overrides:
+        return overrides[-1]
+    # the public name is deprecated from pytest 9.1 on, the other is not there before
+    written = getattr(config, "_inicfg", None)
+    raw: object = (config.inicfg if written is None else written).get(option.key)
+    return getattr(raw, "value", raw)  # pytest 9 keeps it with where it was found
+
+
 def _ini_source(option: _Option, config: pytest.Config) -> str:
-    overrides: list[str] = config.getoption("override_ini", default=None) or []
-    if any(override.partition("=")[0].strip() == option.key for override in overrides):
+    if _overrides(option, config):
         return f"-o {option.key}"
     file = "the configuration file" if config.inipath is None else config.inipath.name
     return f"ini option {option.key} in {file}"

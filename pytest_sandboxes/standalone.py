@@ -71,7 +71,7 @@ class StandaloneBackend:
         )
         pool = Pool({self.name: backend})
         try:
-            unused = backend.check(profile)
+            unused = backend.check(profile).unused
             if unused:
                 warnings.warn(
                     f"create_sandbox: {', '.join(unused)} not used by backend {self.name}", stacklevel=2

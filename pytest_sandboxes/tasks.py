@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pytest_sandboxes.display import one_line
 from pytest_sandboxes.errors import ConfigurationError
+from pytest_sandboxes.wording import yaml_mistake
 
 if TYPE_CHECKING:
     import pytest
@@ -112,6 +113,15 @@ def mark_item(item: pytest.Item) -> None:
             import pytest
 
             item.add_marker(pytest.mark.sandbox(**deepcopy(value.sandbox)), append=False)
+
+
+def source_of(mark: pytest.Mark, item: pytest.Item) -> str | None:
+    """Which task a `sandbox` mark of `item` comes from, in words for messages; None if from none."""
+    callspec = getattr(item, "callspec", None)
+    for value in {} if callspec is None else callspec.params.values():
+        if isinstance(value, Task) and value.sandbox and value.sandbox == mark.kwargs:
+            return f"sandbox of task {value.id!r} ({value._where})"
+    return None
 
 
 # --- read-only values
@@ -288,12 +298,9 @@ def _read_yaml(file: Path, text: str) -> Iterator[tuple[str, Any]]:
             _keep_id_as_written(node)
             yield f"{_shown(file)}:{line}", loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else line
-        problem = str(error.problem)
-        if error.context and error.context_mark:
-            problem = f"{error.context} from line {error.context_mark.line + 1}, {problem}"
+        line, problem = yaml_mistake(error, text)
         raise ConfigurationError(
-            f"{_shown(file)}:{line}: not valid YAML: {one_line(problem)}; correct it there or just above"
+            f"{_shown(file)}:{line}: not valid YAML: {problem}; correct it there or just above"
         ) from None
     except (yaml.YAMLError, ValueError) as error:  # a control character; a date such as 2024-02-31
         raise ConfigurationError(

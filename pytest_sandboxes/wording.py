@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from pytest_sandboxes.display import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    import yaml
 
 _LONGEST_TYPO = 64  # difflib is quadratic, and nobody mistypes more than this
 
@@ -25,6 +27,26 @@ def alternatives(names: Iterable[str], conjunction: str = "or") -> str:
     """`a, b or c`."""
     *most, last = names
     return f"{', '.join(most)} {conjunction} {last}" if most else last
+
+
+def there_are(names: Sequence[str]) -> str:
+    """`there is a`, or `there are a, b and c`."""
+    return f"there {'is' if len(names) == 1 else 'are'} {alternatives(names, 'and')}"
+
+
+def yaml_mistake(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
+    """The line of `text`, from 1, at which the parser gave up, and what is wrong there, as a whole sentence.
+
+    The parser's own sentence has two halves, of which the first says what was begun, and where.
+    """
+    last = text.rstrip().count("\n") + 1  # an unclosed bracket is noticed behind the end
+    mark = error.problem_mark or error.context_mark
+    line = last if mark is None else min(mark.line + 1, last)
+    problem = error.problem or error.context or "malformed"
+    if error.problem and error.context:
+        begun = "" if error.context_mark is None else f" from line {min(error.context_mark.line + 1, last)}"
+        problem = f"{error.context}{begun}, {problem}"
+    return line, one_line(problem)
 
 
 def did_you_mean(wrong: str, right: Iterable[str]) -> str:

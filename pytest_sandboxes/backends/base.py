@@ -75,16 +75,29 @@ class Launched(ABC):
         raise NotImplementedError
 
 
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What a backend says of a profile that it accepts."""
+
+    unused: tuple[str, ...] = ()
+    """Recipes that were set and do not apply on this backend; no promise is broken."""
+    dropped: tuple[str, ...] = ()
+    """Promises that were asked for and are not kept, with enforcement `best-effort` only."""
+    isolated: bool = True
+    """Code is kept away from the machine, and from other leases."""
+
+
 class Backend(ABC):
     """A place where sandboxes run. Its methods may be called from any thread, `launch` from several at once."""
 
     name: str
 
     @abstractmethod
-    def check(self, profile: Profile) -> tuple[str, ...]:
-        """Check that what `profile` asks for can be kept; return the recipes that do not apply here, for the header.
+    def check(self, profile: Profile) -> Checked:
+        """Check that what `profile` asks for can be kept; return what is not, for the header.
 
-        Raises `UnsupportedError` naming profile, field, source, and who can.
+        Raises `UnsupportedError` naming profile, field, source, and who can; `ConfigurationError` for a value that can
+        never work here.
         """
 
     @abstractmethod
@@ -107,6 +120,6 @@ class BackendOptions:
     isolation: str | None = None
     """`none` gives up isolation for trusted code; otherwise the profile decides."""
     best_effort: bool = False
-    """Promises that cannot be kept are dropped instead of refused."""
+    """Promises that cannot be kept are dropped, and reported in `Checked.dropped`, instead of refused."""
     escape: str = "; --sandbox-enforcement best-effort goes without"
     """End of the sentence that refuses a promise: how to do without. Empty where there is no such way."""

@@ -50,7 +50,7 @@ ETC_FILES = {
 
 REMEDIES = (
     "install bubblewrap (apt install bubblewrap, dnf install bubblewrap, or pip install 'pytest-sandboxes[local]'), "
-    "use backend docker (from the next version on), "
+    "use backend docker, "
     "or --sandbox-isolation none for code that you trust"
 )
 
@@ -166,19 +166,46 @@ def arguments(
     return words
 
 
+def hidden_by(workspace: str) -> str | None:
+    """What a workspace at this absolute path would hide, or lie within, in a sandbox; None if nothing."""
+    place = Path(workspace)
+    prefix = Path(os.path.realpath(sys.base_prefix))
+    for taken, what in (Path("/usr"), "/usr"), (prefix, f"the Python that runs pytest ({prefix})"):
+        if place.is_relative_to(taken) or taken.is_relative_to(place):
+            return what
+    return None
+
+
+_NO_NAMESPACES = (
+    "this machine does not let it make user namespaces, or mount in them (inside Docker: run with "
+    "--security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+    "--security-opt systempaths=unconfined; on Ubuntu from 23.10 on: AppArmor needs the profile "
+    "bwrap-userns-restrict, in force from 25.04 on and in the package apparmor-profiles before, and the "
+    "distribution's bubblewrap; else: sysctl user.max_user_namespaces); " + REMEDIES
+)
+_NO_OTHER_USER = (
+    "this machine does not let root become an unprivileged user, as which sandboxes run: run pytest as an ordinary "
+    "user, or use --sandbox-isolation none for code that you trust"
+)
+_SCARCE = {
+    "Too many open files": "raise the limit on open files, ulimit -n",
+    "Resource temporarily unavailable": "raise the limit on this user's processes, ulimit -u",
+}
+
+
 def explain(complaint: str) -> str | None:
-    """What a failed bwrap's complaint means, if it is about this machine's permission to isolate."""
+    """What a failed start's complaint means, if it is about this machine's permission to isolate."""
     if re.search(
         r"new namespace|(uid map|gid map|setting up|loopback|mount proc).*(not permitted|denied|invalid)",
         complaint,
         re.IGNORECASE,
     ):
-        advice = (
-            "this machine does not let it make user namespaces, or mount in them (inside Docker: run with "
-            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined "
-            "--security-opt systempaths=unconfined; on Ubuntu from 23.10 on: AppArmor needs the profile "
-            "bwrap-userns-restrict, in force from 25.04 on and in the package apparmor-profiles before, and the "
-            "distribution's bubblewrap; else: sysctl user.max_user_namespaces)"
-        )
-        return f"{advice}; {REMEDIES}"
-    return None
+        return _NO_NAMESPACES
+    return _NO_OTHER_USER if complaint.startswith("setpriv: set") else None
+
+
+def explained(complaint: str) -> str:
+    """The complaint of a failed start and its remedy, where one is known: advice that does not help misleads."""
+    scarce = next((advice for what, advice in _SCARCE.items() if what in complaint), None)
+    advice = explain(complaint) or scarce
+    return complaint if advice is None else f"{complaint}; {advice}"

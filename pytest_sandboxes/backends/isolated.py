@@ -167,7 +167,7 @@ class Launcher:
                 )
             except OSError as error:
                 ours.close()
-                raise SandboxStartError(f"cannot run {program}: {error}") from error
+                raise SandboxStartError(bubblewrap.explained(f"cannot run {program}: {error}")) from error
         try:
             first = self._meet(bwrap, info_read)
             _prefer(first[0])
@@ -261,4 +261,4 @@ def _start_error(complaint: str) -> Exception:
     advice = bubblewrap.explain(complaint)
     if advice is not None:
         return IsolationUnavailableError(f"backend local cannot isolate sandboxes: {complaint}: {advice}")
-    return SandboxStartError(f"a local sandbox did not start: {complaint}")
+    return SandboxStartError(f"a local sandbox did not start: {bubblewrap.explained(complaint)}")

@@ -6,10 +6,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from pytest_sandboxes.backends import bare, bubblewrap
-from pytest_sandboxes.backends.base import Backend, BackendOptions, Launched
+from pytest_sandboxes.backends.base import Backend, BackendOptions, Checked, Launched
 from pytest_sandboxes.backends.cgroups import Groups, Limits
 from pytest_sandboxes.backends.isolated import START_TIMEOUT, Launcher
-from pytest_sandboxes.errors import IsolationUnavailableError, SandboxStartError, UnsupportedError
+from pytest_sandboxes.backends.promises import Promises
+from pytest_sandboxes.errors import IsolationUnavailableError, SandboxStartError
 from pytest_sandboxes.profiles import Profile
 
 _LAUNCH_TIMEOUT = START_TIMEOUT + 10.0
@@ -37,43 +38,46 @@ class LocalBackend(Backend):
 
     # -- promises
 
-    def check(self, profile: Profile) -> tuple[str, ...]:
+    def check(self, profile: Profile) -> Checked:
         """See `Backend.check`."""
-        default = Profile()
-        for field, who in _NOT_HERE.items():
-            if getattr(profile, field) != getattr(default, field):
-                self._refuse(profile, field, f"backend local has none: {who}")
+        promises = Promises(profile, self._options)
+        promises.refuse_set(_NOT_HERE, "backend local has none")
         if profile.local:
-            self._refuse(profile, "local", "backend local has no settings of its own")
-        if self._isolated(profile):
+            promises.refuse("local", "backend local has no settings of its own")
+        isolated = self._isolated(profile)
+        if isolated:
+            promises.need_room_for_agent()
+            hidden = bubblewrap.hidden_by(profile.workspace_base)
+            if hidden is not None:
+                raise promises.wrong(
+                    "workspace_base",
+                    f"sandboxes of backend local have {hidden} there, for reading only: choose another directory, such "
+                    "as /workspace",
+                )
             if profile.network != "none":
-                self._refuse(
-                    profile, "network", "backend local cannot give a sandbox a network without your own"
-                )
-            limits = Limits(profile.memory, profile.pids)
-            if limits and not self._control_groups().can(limits):
-                field = "memory" if profile.memory is not None else "pids"
-                self._refuse(
-                    profile,
-                    field,
-                    "this user may not make control groups here: run pytest as root or under "
-                    "systemd-run --user --scope -p Delegate=yes, or use backend docker, from the next version on",
-                )
+                promises.refuse("network", "backend local cannot give a sandbox a network without your own")
+            kept = self._limits(profile)
+            for field in ("memory", "pids"):
+                if getattr(profile, field) != getattr(kept, field):
+                    promises.refuse(
+                        field,
+                        "this user may not make control groups here: run pytest as root or under "
+                        "systemd-run --user --scope -p Delegate=yes, or use backend docker",
+                    )
         else:
-            for field in ("memory", "pids", "disk"):
-                if getattr(profile, field) is not None:
-                    self._refuse(profile, field, "nothing is limited with isolation none")
-        unused = [field for field in _RECIPES if getattr(profile, field) != getattr(default, field)]
-        if profile.slots_per_sandbox > 1:
-            unused.append("slots_per_sandbox")
-        return tuple(unused)
+            for field in promises.set_fields(("memory", "pids", "disk")):
+                promises.refuse(field, "nothing is limited with isolation none")
+        return promises.checked(_RECIPES, isolated=isolated)
 
-    def _refuse(self, profile: Profile, field: str, why: str) -> None:
-        if not self._options.best_effort:
-            raise UnsupportedError(
-                f"{profile.source(field)}: {field} of profile {profile.name!r} cannot be kept: {why}"
-                f"{self._options.escape}"
-            )
+    def _limits(self, profile: Profile) -> Limits:
+        """Those limits of `profile` that can be kept here."""
+        if profile.memory is None and profile.pids is None:
+            return Limits(None, None)
+        groups = self._control_groups()
+        return Limits(
+            profile.memory if groups.can(Limits(profile.memory, None)) else None,
+            profile.pids if groups.can(Limits(None, profile.pids)) else None,
+        )
 
     def check_machine(self, profile: Profile) -> None:
         """See `Backend.check_machine`."""
@@ -84,7 +88,7 @@ class LocalBackend(Backend):
         try:
             launched = self.launch(profile)
         except SandboxStartError as error:
-            raise IsolationUnavailableError(f"{error}; {bubblewrap.REMEDIES}") from None
+            raise IsolationUnavailableError(str(error)) from None
         try:
             launched.stream.settimeout(START_TIMEOUT)
             launched.stream.sendall(launched.payload)
@@ -95,9 +99,8 @@ class LocalBackend(Backend):
             launched.stream.close()
             launched.end()
         if not greeting:
-            reason = launched.last_words() or "it gave no reason"
-            remedies = bubblewrap.explain(reason) or bubblewrap.REMEDIES
-            raise IsolationUnavailableError(f"Python does not start in a local sandbox: {reason}; {remedies}")
+            reason = bubblewrap.explained(launched.last_words() or "it gave no reason")
+            raise IsolationUnavailableError(f"Python does not start in a local sandbox: {reason}")
 
     def _isolated(self, profile: Profile) -> bool:
         return (self._options.isolation or profile.isolation) != "none"
@@ -118,9 +121,9 @@ class LocalBackend(Backend):
             raise SandboxStartError(f"a local sandbox did not start: {error}") from None
 
     def _launch_isolated(self, profile: Profile) -> Launched:
-        limits = Limits(profile.memory, profile.pids)
+        limits = self._limits(profile)
         group = None
-        if limits and self._control_groups().can(limits):
+        if limits:
             try:
                 group = self._control_groups().make(limits)
             except OSError as error:

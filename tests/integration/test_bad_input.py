@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +69,14 @@ def check_refusal(run: Run) -> str:
 # -- options
 
 OPTIONS = {
-    "--sandbox-backend=lokal": "--sandbox-backend: there is no backend 'lokal'; did you mean 'local'?; there is local, ",
-    "--sandbox-backend=modal": "--sandbox-backend: backend 'modal' is not part of this version; there is local, ",
-    "--sandbox-backend=gcp": "--sandbox-backend: backend 'gcp' is not part of this version; there is local, ",
+    "--sandbox-backend=lokal": "--sandbox-backend: there is no backend 'lokal', there are local, docker, second, liar and unsteady; did you mean 'local'?",
+    "--sandbox-backend=modal": "--sandbox-backend: backend 'modal' is not part of this version; there are local, ",
+    "--sandbox-backend=gcp": "--sandbox-backend: backend 'gcp' is not part of this version; there are local, ",
     "--sandbox-backend=local,local": "--sandbox-backend is 'local,local', but must be backend names, each once",
     "--sandbox-backend=": "--sandbox-backend is '', but must be backend names",
     "--sandbox-profile=gpu": "--sandbox-profile: unknown profile 'gpu', there is default (sandboxes.yaml)",
     "--sandbox-profile=defalt": "--sandbox-profile: unknown profile 'defalt', there is default (sandboxes.yaml); did you mean 'default'?",
-    "--sandbox-profiles-file=none.yaml": "cannot read the profiles file none.yaml (--sandbox-profiles-file): No such file or directory",
+    "--sandbox-profiles-file=none.yaml": "cannot read the profiles file none.yaml (--sandbox-profiles-file): No such file or directory; correct the path or make the file",
     "--sandbox-isolation=nothing": "--sandbox-isolation is 'nothing', but must be slot, sandbox or none",
     "--sandbox-enforcement=strikt": "--sandbox-enforcement is 'strikt', but must be strict or best-effort; did you mean 'strict'?",
     "--sandbox-infra-retries=-1": "--sandbox-infra-retries is '-1', but must be a whole number from 0 to 100",
@@ -98,6 +100,38 @@ def test_variable(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) 
     assert refused() == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("PYTEST_SANDBOXES_BACKENDS", "; did you mean 'PYTEST_SANDBOXES_BACKEND'?"),
+        ("PYTEST_SANDBOXES_PROFILE_FILE", "; did you mean 'PYTEST_SANDBOXES_PROFILES_FILE'?"),
+        ("PYTEST_SANDBOXES_XYZZY_QQQ_WWWWWWWWWWWW", "; unset it"),
+    ],
+)
+def test_mistyped_variable(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str, hint: str
+) -> None:
+    monkeypatch.setenv(name, "docker")
+    assert refused() == f"environment variable {name} is no setting{hint}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PYTEST_SANDBOXES_PROFILE_GPU_MEMORY", "64"),
+        ("PYTEST_SANDBOXES_PROFILES", "gpu"),
+        ("PYTEST_SANDBOXES_DEFAULT_MEMORY", "64"),
+        ("PYTEST_SANDBOXES_BACKENDS", ""),
+    ],
+)
+def test_variables_of_a_later_version_and_empty_ones(
+    inner: Inner, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    inner.write("test_it.py", TESTS)
+    monkeypatch.setenv(name, value)
+    assert inner.run().verdicts == {"test_it": "passed"}
+
+
 def test_ini(inner: Inner, refused: Callable[..., str]) -> None:
     inner.write("pytest.ini", "[pytest]\nsandbox_backend = lokal\n")
     assert refused().startswith("ini option sandbox_backend in pytest.ini: there is no backend 'lokal'")
@@ -110,13 +144,61 @@ PROFILES = {
     "profiles:\n  default:\n    memory: lots\n": "sandboxes.yaml:3, profile 'default': memory is 'lots' (str), but must be a whole number of MB above 0",
     "profiles:\n  default:\n    memory: -1\n": "sandboxes.yaml:3, profile 'default': memory is -1 (int), but must be a whole number of MB above 0",
     "profiles:\n  default: {min_sandboxes: 9}\n": "profile 'default': min_sandboxes is 9 (sandboxes.yaml:2), which is more than max_sandboxes, 8 (default)",
-    "profiles:\n  default: {\n": "sandboxes.yaml:3: not valid YAML: ",
+    "profiles:\n  default: {\n": "sandboxes.yaml:2: not valid YAML: while parsing a flow node from line 2, ",
+    "profiles:\n  default: {memory: 64,\n    disk: 64\n": "sandboxes.yaml:3: not valid YAML: while parsing a flow mapping from line 2, ",
     "profiles: [default]\n": "sandboxes.yaml:1: 'profiles' must be a mapping, not a list",
     "profile: {}\n": "sandboxes.yaml:1: unknown key 'profile'; did you mean 'profiles'?",
     "": "sandboxes.yaml: the file is empty; it must have a mapping called 'profiles'",
     "profiles:\n  default: {gpu: A100}\n": "sandboxes.yaml:2: gpu of profile 'default' cannot be kept: backend local has none: backends docker and modal can",
     "profiles:\n  default: {network: outbound}\n": "sandboxes.yaml:2: network of profile 'default' cannot be kept: backend local cannot give a sandbox a network",
 }
+
+
+IMPOSSIBLE = {
+    "memory: 1": "sandboxes.yaml:3: memory of profile 'default' is 1, but must be at least 16: MB for the agent",
+    "pids: 1": "sandboxes.yaml:3: pids of profile 'default' is 1, but must be at least 2: processes",
+    "pids: 9999999": "sandboxes.yaml:3, profile 'default': pids is 9999999 (int), but must be a whole number above 0, up to 4194304",
+    "memory: 9007199254740992": "sandboxes.yaml:3, profile 'default': memory is 9007199254740992 (int), but must be a whole number of MB",
+    "disk: 9007199254740992": "sandboxes.yaml:3, profile 'default': disk is 9007199254740992 (int), but must be a whole number of MB above 0, up to 1073741824",
+    "timeout: 3": "sandboxes.yaml:3, profile 'default': unknown profile field 'timeout'; did you mean 'execution_timeout_s'?",
+    "workspace_base: /usr/src/app": "sandboxes.yaml:3: workspace_base of profile 'default' is '/usr/src/app', but sandboxes of backend local have /usr there",
+    f"workspace_base: {sys.base_prefix}": "sandboxes.yaml:3: workspace_base of profile 'default' is ",
+}
+
+
+@pytest.mark.parametrize("line", IMPOSSIBLE)
+def test_values_that_cannot_work(inner: Inner, refused: Callable[..., str], line: str) -> None:
+    inner.write("sandboxes.yaml", f"profiles:\n  default:\n    {line}\n")
+    sentence = refused()
+    if sys.base_prefix.startswith("/usr") and sys.base_prefix in line:
+        assert "outside of directories of the system" in sentence
+    else:
+        assert sentence.startswith(IMPOSSIBLE[line])
+    assert "bubblewrap" not in sentence
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/proc",
+        "/dev/shm",
+        "/usr",
+        "/usr/bin",
+        "/usr/src",
+        "/lib",
+        "/lib/x",
+        "/etc",
+        "/sys",
+        "/run",
+        "/var/run/",
+    ],
+)
+def test_a_workspace_in_a_directory_of_the_system(
+    inner: Inner, refused: Callable[..., str], path: str
+) -> None:
+    inner.write("sandboxes.yaml", f"profiles:\n  default:\n    workspace_base: {path}\n")
+    said = f"sandboxes.yaml:3, profile 'default': workspace_base is '{path}' (str), but must be an absolute path other "
+    assert refused("--collect-only").startswith(said)
 
 
 @pytest.mark.parametrize("text", PROFILES)
@@ -130,7 +212,7 @@ def test_a_profiles_file_that_is_none(inner: Inner, refused: Callable[..., str])
     (inner.path / "sandboxes.yaml").mkdir()
     assert (
         refused()
-        == "cannot read the profiles file sandboxes.yaml (sandboxes.yaml in the rootdir): Is a directory"
+        == "cannot read the profiles file sandboxes.yaml (sandboxes.yaml in the rootdir): Is a directory; name a file that can be read"
     )
 
 
@@ -140,6 +222,7 @@ MARKERS = {
     "profil='default'": "unknown argument 'profil'; did you mean 'profile'?",
     "profile='gpu'": "unknown profile 'gpu', there is default (sandboxes.yaml)",
     "'default'": "all arguments are keywords, but 'default' has no name; write profile='default'",
+    "timeout=3": "unknown argument 'timeout'; did you mean 'exec_timeout'?",
     "slots=0": "slots is 0 (int), but must be a whole number above 0",
     "slots='2'": "slots is '2' (str), but must be a whole number above 0",
     "slots=9": "slots is 9, but the pool of profile 'default' never has more than 8; raise max_sandboxes",
@@ -207,6 +290,47 @@ def test_tasks(inner: Inner, refused: Callable[..., str], text: str, workers: tu
     inner.write("test_other.py", "def test_other(): pass\n")
     sentence = refused(*workers)
     assert TASKS[text] in sentence
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ("{memori: 64}", ": unknown argument 'memori'; did you mean 'memory'?"),
+        ("{exec_timeout: -1}", ": exec_timeout is -1 (int), but must be "),
+        ("{output_limit: 0}", ", profile 'default': output_limit is 0 (int), but must be "),
+        ("{gpu: A100}", ": gpu of profile 'default' cannot be kept: "),
+    ],
+)
+def test_a_mistake_in_a_task_names_the_task(
+    inner: Inner, refused: Callable[..., str], fields: str, complaint: str
+) -> None:
+    inner.write("tasks.yaml", f"- {{id: a, sandbox: {{slots: 1}}}}\n- {{id: b, sandbox: {fields}}}\n")
+    inner.write(
+        "test_it.py",
+        """
+        import pytest
+        from pytest_sandboxes import load_tasks
+
+        @pytest.mark.sandbox(exec_timeout=9)
+        @pytest.mark.parametrize("task", load_tasks("tasks.yaml"))
+        def test_it(sandbox, task):
+            pass
+        """,
+    )
+    assert refused().startswith(f"sandbox of task 'b' (tasks.yaml:2){complaint}")
+
+
+HOOKS = {
+    "{'elsewhere': 3}": "hook pytest_sandboxes_backends (*) must return a mapping of names to ",
+    "['bad']": "hook pytest_sandboxes_backends (*) must return a mapping of names to ",
+    "{'elsewhere': dict}": "backend 'elsewhere' cannot be made: <class 'dict'>, called with one BackendOptions, raised ",
+}
+
+
+@pytest.mark.parametrize("result", HOOKS)
+def test_a_hook_that_returns_no_backends(inner: Inner, refused: Callable[..., str], result: str) -> None:
+    inner.write("conftest.py", f"def pytest_sandboxes_backends(config): return {result}\n")
+    assert fnmatchcase(refused("--sandbox-backend=elsewhere"), f"{HOOKS[result]}*")
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["", "xdist"])
@@ -304,11 +428,16 @@ def test_a_machine_that_forbids_namespaces(inner: Inner, identity: tuple[str, ..
         return inner.finished(inner.pytester.run(*map(str, command), timeout=120))
 
     sentence = check_refusal(run())
+    if not identity:
+        assert "setpriv: set" in sentence
+        assert "install bubblewrap" not in sentence, "it is installed"
+        for remedy in ("run pytest as an ordinary user", "--sandbox-isolation none"):
+            assert remedy in sentence
+        return
     for remedy in ("pip install 'pytest-sandboxes[local]'", "backend docker", "--sandbox-isolation none"):
         assert remedy in sentence
-    if identity:
-        assert "this machine does not let it make user namespaces" in sentence
-        assert run("--sandbox-isolation=none").counts == {"passed": 1}, "the last remedy works"
+    assert "this machine does not let it make user namespaces" in sentence
+    assert run("--sandbox-isolation=none").counts == {"passed": 1}, "the last remedy works"
 
 
 def test_a_misfortune_that_is_none_of_ours_says_what_it_is(
@@ -321,7 +450,10 @@ def test_a_misfortune_that_is_none_of_ours_says_what_it_is(
         broken.write_text(BROKEN)
         broken.chmod(0o755)
         monkeypatch.setenv("PATH", folder, prepend=os.pathsep)
-        assert "bwrap: Can't mkdir /nowhere: Read-only file system" in check_refusal(inner.run())
+        sentence = check_refusal(inner.run())
+    assert sentence.endswith("bwrap: Can't mkdir /nowhere: Read-only file system"), (
+        "no advice that does not help"
+    )
 
 
 BROKEN = """#!/bin/sh
@@ -329,3 +461,12 @@ BROKEN = """#!/bin/sh
 echo "bwrap: Can't mkdir /nowhere: Read-only file system" >&2
 exit 1
 """
+
+
+@pytest.mark.parametrize(("limit", "remedy"), [("-n 24", "raise the limit on open files, ulimit -n")])
+def test_a_shell_with_narrow_limits(inner: Inner, limit: str, remedy: str) -> None:
+    inner.write("test_it.py", TESTS)
+    command = shlex.join([sys.executable, "-m", "pytest", *inner.arguments()])
+    run = inner.finished(inner.pytester.run("sh", "-c", f"ulimit {limit}; exec {command}"))
+    sentence = check_refusal(run)
+    assert sentence.endswith(remedy)

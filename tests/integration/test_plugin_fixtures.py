@@ -148,6 +148,40 @@ def test_the_factory_without_a_block_says_what_is_missing(inner: Inner) -> None:
     assert f"TypeError: no slots before the lease: {hint}" in run.cases["test_unpacked"].text
 
 
+def test_the_factory_in_a_test_starts_from_its_marker(inner: Inner) -> None:
+    inner.write("sandboxes.yaml", "profiles:\n  small: {execution_timeout_s: 7}\n")
+    inner.write(
+        "test_factory.py",
+        """
+        import pytest
+
+        def what(slot):
+            return slot._lease.profile.name, slot._lease.profile.execution_timeout_s, slot._lease.count
+
+        @pytest.fixture
+        def mine(sandbox_factory):
+            with sandbox_factory() as slot:
+                yield slot
+
+        @pytest.mark.sandbox(profile="small", slots=2, exec_timeout=1)
+        def test_it(sandbox, sandbox_factory, mine):
+            assert what(mine) == ("default", 60, 1)
+            with sandbox_factory() as slot:
+                assert what(slot) == ("small", 1, 1)
+            with sandbox_factory(exec_timeout=3) as slot:
+                assert what(slot) == ("small", 3, 1)
+            with sandbox_factory(profile="default") as slot:
+                assert what(slot) == ("default", 1, 1)
+
+        def test_next(sandbox_factory):
+            with sandbox_factory() as slot:
+                assert what(slot) == ("default", 60, 1)
+        """,
+    )
+    run = inner.run()
+    assert run.verdicts == {"test_it": "passed", "test_next": "passed"}, run.stdout
+
+
 def test_positional_arguments_of_the_factory(inner: Inner) -> None:
     inner.write("test_factory.py", "def test_it(sandbox_factory):\n    sandbox_factory('default')\n")
     assert "TypeError" in inner.run().cases["test_it"].text

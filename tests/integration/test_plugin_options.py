@@ -160,6 +160,58 @@ def test_recipes_that_do_not_apply_are_named_once(inner: Inner) -> None:
     assert run.stdout.count("sandboxes: profile default: image not used by backend local\n") == 1
 
 
+def test_promises_that_are_dropped_are_named_once(inner: Inner) -> None:
+    fields = "{cpu: 2, network: outbound, user: bob, buffer_sandboxes: 0}"
+    inner.write("sandboxes.yaml", f"profiles:\n  default: {fields}\n")
+    inner.write(
+        "test_it.py",
+        "import pytest\n\n@pytest.mark.parametrize('n', range(3))\ndef test_it(sandbox, n): pass\n",
+    )
+    run = inner.run("--sandbox-enforcement=best-effort")
+    assert [line for line in run.stdout.splitlines() if line.startswith("sandboxes: profile")] == [
+        "sandboxes: profile default: cpu not used by backend local",
+        (
+            "sandboxes: profile default: user, network dropped, which backend local cannot keep "
+            "(--sandbox-enforcement best-effort)"
+        ),
+    ]
+
+
+def test_no_control_groups_are_named_with_each_limit(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytest_sandboxes.backends import cgroups
+
+    monkeypatch.setattr(cgroups, "_find_parents", lambda: (True, {}))
+    inner.write("sandboxes.yaml", "profiles:\n  default: {memory: 100, pids: 50, buffer_sandboxes: 0}\n")
+    inner.write("test_it.py", "def test_it(sandbox): assert sandbox.exec('true').success\n")
+    run = inner.run("--sandbox-enforcement=best-effort")
+    assert run.verdicts == {"test_it": "passed"}
+    assert "sandboxes: profile default: memory, pids dropped, which backend local cannot keep " in run.stdout
+
+
+def test_no_isolation_is_told_once_for_each_profile(inner: Inner) -> None:
+    text = "profiles:\n  default: {isolation: none, buffer_sandboxes: 0}\n  other: {isolation: none}\n"
+    inner.write("sandboxes.yaml", text)
+    inner.write(
+        "test_it.py",
+        """
+        import pytest
+
+        def test_one(sandbox): pass
+        def test_two(sandbox): pass
+        @pytest.mark.sandbox(isolation="slot")
+        def test_three(sandbox): pass
+        def test_four(sandbox_factory):
+            sandbox_factory(profile="other")
+        """,
+    )
+    told = "sandboxes: profile default: isolation none (sandboxes.yaml:2): its code runs as you, not isolated"
+    run = inner.run()
+    lines = run.stdout.splitlines()
+    assert [line for line in lines if line.startswith("sandboxes: profile ")] == [told]
+    assert "profile other: isolation none (sandboxes.yaml:3): its code runs as you, not isolated" in lines
+    assert "its code runs as you" not in inner.run("--sandbox-isolation=none").stdout, "the header says it"
+
+
 def test_summary(inner: Inner) -> None:
     inner.write(
         "test_it.py",

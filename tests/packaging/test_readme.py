@@ -13,7 +13,7 @@ import pytest
 import pytest_sandboxes
 from pytest_sandboxes import UnsupportedError, settings
 from pytest_sandboxes.backends import isolated
-from pytest_sandboxes.backends.base import BackendOptions
+from pytest_sandboxes.backends.base import BackendOptions, Checked
 from pytest_sandboxes.backends.bubblewrap import DEFAULT_DISK_MEGABYTES, explain
 from pytest_sandboxes.backends.local import LocalBackend
 from pytest_sandboxes.lease import Lease, Loss
@@ -156,7 +156,9 @@ def test_backend_local_does_with_a_field_what_the_table_says(field: str) -> None
             backend.check(profile)
     else:
         reported = says == "does not use them, and says so once at the start"
-        assert backend.check(profile) == ((field,) if reported else ())
+        assert backend.check(profile) == Checked(
+            unused=(field,) if reported else (), isolated=profile.isolation != "none"
+        )
 
 
 def test_what_is_not_used_is_said_at_the_start(pytester: pytest.Pytester) -> None:
@@ -273,6 +275,13 @@ def test_a_backend_of_ones_own(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_it(sandbox): assert sandbox.backend == 'elsewhere'")
     ran = pytester.runpytest_inprocess("--sandbox-backend=elsewhere")
     ran.assert_outcomes(passed=1)
+
+
+def test_a_suite_with_a_backend_of_its_own_runs_without_the_plugin(pytester: pytest.Pytester) -> None:
+    (conftest,) = blocks(section("Backends of your own"), "python")
+    pytester.makeconftest(conftest)
+    pytester.makepyfile("def test_it(): pass")
+    pytester.runpytest_subprocess("-p", "no:sandboxes").assert_outcomes(passed=1)
 
 
 def test_the_properties_in_junit(pytester: pytest.Pytester) -> None:

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 HERE = "marker on test_x.py::test_y"
-MB = "a whole number of MB above 0 or null"
+MB = "a whole number of MB above 0, up to 1073741824 or null"
 SECONDS = "a number of seconds above 0, up to a year or null"
+
+
+def here(_: pytest.Mark) -> str:
+    return HERE
 
 
 def mark(*args: object, **kwargs: object) -> pytest.Mark:
@@ -105,13 +109,13 @@ def requirements(profiles: Profiles) -> Requirements:
 
 class TestRequirements:
     def test_without_marks_the_run_decides(self, profiles: Profiles) -> None:
-        assert Requirements(profiles, Settings()).of_test([], HERE) == Requirement(
+        assert Requirements(profiles, Settings()).of_test([], here) == Requirement(
             profile=Profile(), slots=1, retry_safe=None
         )
-        assert Requirements(profiles, Settings(profile="gpu")).of_test([], HERE).profile.name == "gpu"
+        assert Requirements(profiles, Settings(profile="gpu")).of_test([], here).profile.name == "gpu"
 
     def test_a_mark_decides(self, requirements: Requirements) -> None:
-        needed = requirements.of_test([mark(profile="gpu", slots=3, retry_safe=False, memory=64)], HERE)
+        needed = requirements.of_test([mark(profile="gpu", slots=3, retry_safe=False, memory=64)], here)
 
         assert (needed.profile.name, needed.profile.gpu, needed.profile.memory) == ("gpu", "A100", 64)
         assert (needed.slots, needed.retry_safe) == (3, False)
@@ -119,12 +123,12 @@ class TestRequirements:
         assert needed.profile.source("gpu") == "conf.yaml:3"
 
     def test_marks_are_merged(self, requirements: Requirements) -> None:
-        needed = requirements.of_test([mark(memory=1), mark(memory=2, cpu=2)], HERE)
+        needed = requirements.of_test([mark(memory=1), mark(memory=2, cpu=2)], here)
 
         assert (needed.profile.memory, needed.profile.cpu) == (1, 2.0)
 
     def test_a_deadline_of_its_own_makes_no_pool_of_its_own(self, requirements: Requirements) -> None:
-        profile = requirements.of_test([mark(exec_timeout=5)], HERE).profile
+        profile = requirements.of_test([mark(exec_timeout=5)], here).profile
 
         assert profile.execution_timeout_s == 5
         assert profile.digest == Profile().digest
@@ -134,7 +138,7 @@ class TestRequirements:
         requirements = Requirements(profiles, settings)
 
         for marks in ([], [mark(isolation="sandbox")]):
-            profile = requirements.of_test(marks, HERE).profile
+            profile = requirements.of_test(marks, here).profile
             assert (profile.isolation, profile.source("isolation")) == ("none", "--sandbox-isolation")
 
     @pytest.mark.parametrize(
@@ -150,13 +154,13 @@ class TestRequirements:
     )
     def test_mistakes(self, requirements: Requirements, kwargs: dict[str, object], message: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
-            requirements.of_test([mark(**kwargs)], HERE)
+            requirements.of_test([mark(**kwargs)], here)
 
         assert str(caught.value) == message
 
     def test_a_contradiction_with_the_file(self, requirements: Requirements) -> None:
         with pytest.raises(ConfigurationError) as caught:
-            requirements.of_test([mark(profile="gpu", max_sandboxes=1)], HERE)
+            requirements.of_test([mark(profile="gpu", max_sandboxes=1)], here)
 
         assert str(caught.value) == (
             "profile 'gpu': min_sandboxes is 2 (conf.yaml:3), which is more than max_sandboxes, 1 "
@@ -165,7 +169,7 @@ class TestRequirements:
 
     def test_more_slots_than_there_can_be(self, requirements: Requirements) -> None:
         with pytest.raises(ConfigurationError) as caught:
-            requirements.of_test([mark(profile="gpu", slots=4)], HERE)
+            requirements.of_test([mark(profile="gpu", slots=4)], here)
 
         assert str(caught.value) == (
             f"{HERE}: slots is 4, but the pool of profile 'gpu' never has more than 3; "
@@ -176,15 +180,15 @@ class TestRequirements:
         settings = Settings(profile="gpuu", sources={"profile": "--sandbox-profile"})
 
         with pytest.raises(ConfigurationError, match=r"^--sandbox-profile: unknown profile 'gpuu'"):
-            Requirements(profiles, settings).of_test([], HERE)
+            Requirements(profiles, settings).of_test([], here)
 
 
 class TestSharing:
     KWARGS: dict[str, Any] = {"profile": "gpu", "setup": ["a"], "env_vars": {"A": "1"}, "exec_timeout": 5}  # noqa: RUF012
 
     def test_marks_that_say_the_same_share_one_answer(self, requirements: Requirements) -> None:
-        first = requirements.of_test([mark(**self.KWARGS)], "first")
-        second = requirements.of_test([mark(**self.KWARGS)], "second")
+        first = requirements.of_test([mark(**self.KWARGS)], lambda _: "first")
+        second = requirements.of_test([mark(**self.KWARGS)], lambda _: "second")
 
         assert second is first
 
@@ -192,15 +196,15 @@ class TestSharing:
     def test_equal_values_of_another_type_are_still_checked(
         self, requirements: Requirements, right: int, wrong: object
     ) -> None:
-        requirements.of_test([mark(memory=right)], HERE)
+        requirements.of_test([mark(memory=right)], here)
 
         with pytest.raises(ConfigurationError, match="memory is"):
-            requirements.of_test([mark(memory=wrong)], HERE)
+            requirements.of_test([mark(memory=wrong)], here)
 
     def test_a_mistake_is_never_remembered(self, requirements: Requirements) -> None:
         for test in ("first", "second"):
             with pytest.raises(ConfigurationError, match=f"^{test}: unknown argument"):
-                requirements.of_test([mark(memroy=1)], test)
+                requirements.of_test([mark(memroy=1)], lambda _, test=test: test)  # type: ignore[misc]
 
     def test_arguments_that_cannot_be_compared_are_refused_all_the_same(
         self, requirements: Requirements
@@ -210,11 +214,11 @@ class TestSharing:
 
         for value in (endless, {"a": endless}, {1}, bytearray()):
             with pytest.raises(ConfigurationError, match="docker"):
-                requirements.of_test([mark(docker=value)], HERE)
+                requirements.of_test([mark(docker=value)], here)
 
     def test_changing_a_list_after_it_was_read_is_seen(self, requirements: Requirements) -> None:
         setup = ["a"]
-        requirements.of_test([mark(setup=setup)], HERE)
+        requirements.of_test([mark(setup=setup)], here)
         setup.append("b")
 
-        assert requirements.of_test([mark(setup=setup)], HERE).profile.setup == ("a", "b")
+        assert requirements.of_test([mark(setup=setup)], here).profile.setup == ("a", "b")

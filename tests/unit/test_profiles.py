@@ -18,7 +18,7 @@ from pytest_sandboxes.profiles import FIELDS, LEASE_FIELDS, Profile, Profiles, d
 if TYPE_CHECKING:
     from pathlib import Path
 
-MB = "a whole number of MB above 0 or null"
+MB = "a whole number of MB above 0, up to 1073741824 or null"
 
 # For each field, values it takes (as a user writes them), and values it refuses.
 TEXTS: tuple[list[Any], list[Any]] = (
@@ -341,8 +341,11 @@ class TestProfiles:
         )
 
     def test_an_unknown_name_without_a_file(self) -> None:
-        with pytest.raises(ConfigurationError, match=r"^here: unknown profile 'gpu', there is default$"):
+        with pytest.raises(ConfigurationError, match="^here: unknown profile 'gpu'") as caught:
             Profiles().get("gpu", "here")
+        assert str(caught.value).endswith(
+            "there is default (others would be defined in sandboxes.yaml in the rootdir)"
+        )
 
 
 class TestDescription:

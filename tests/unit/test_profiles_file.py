@@ -31,7 +31,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     return run
 
 
-MB = "a whole number of MB above 0 or null"
+MB = "a whole number of MB above 0, up to 1073741824 or null"
 
 MODAL_POOL = """\
 profiles:
@@ -173,10 +173,22 @@ def profile(fields: str) -> str:
             ":3, profile 'a': cpu is nan (float), but must be a number of cores above 0 or null",
         ),
         (profile("memroy: 2"), ":3, profile 'a': unknown profile field 'memroy'; did you mean 'memory'?"),
-        (profile("a: 1\n\tb: 2"), ":4: not valid YAML: found character '\\t' that cannot start any token"),
-        ("profiles: {a: *b}", ":1: not valid YAML: found undefined alias 'b'"),
-        ("a: 1\n--- 2", ":2: not valid YAML: but found another document"),
-        ("a: [\n", ":2: not valid YAML: expected the node content, but found '<stream end>'"),
+        (
+            profile("a: 1\n\tb: 2"),
+            ":4: not valid YAML: while scanning for the next token, found character '\\t' that cannot start any token; correct it there or just above",
+        ),
+        (
+            "profiles: {a: *b}",
+            ":1: not valid YAML: found undefined alias 'b'; correct it there or just above",
+        ),
+        (
+            "a: 1\n--- 2",
+            ":2: not valid YAML: expected a single document in the stream from line 1, but found another document; correct it there or just above",
+        ),
+        (
+            "a: [\n",
+            ":1: not valid YAML: while parsing a flow node from line 1, expected the node content, but found '<stream end>'; correct it there or just above",
+        ),
         ("a: 1\nb: \x01\n", ":2: not valid YAML: special characters are not allowed"),
         ("[" * 5000, ": nested too deeply"),
     ],
@@ -219,7 +231,9 @@ def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Profiles.load(tmp_path / "none.yaml", source="--sandbox-profiles-file")
 
-    assert str(caught.value).endswith("none.yaml (--sandbox-profiles-file): No such file or directory")
+    assert str(caught.value).endswith(
+        "none.yaml (--sandbox-profiles-file): No such file or directory; correct the path or make the file"
+    )
 
 
 def test_a_directory(tmp_path: Path) -> None:

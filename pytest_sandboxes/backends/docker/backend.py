@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import secrets
 
-from pytest_sandboxes.backends.base import Backend, BackendOptions
+from pytest_sandboxes.backends.base import Backend, BackendOptions, Checked
 from pytest_sandboxes.backends.docker import containers, janitor
 from pytest_sandboxes.backends.docker.engine import Engine
 from pytest_sandboxes.backends.docker.images import DEFAULT_IMAGE, Images
-from pytest_sandboxes.errors import BackendUnavailableError, SandboxStartError, UnsupportedError
+from pytest_sandboxes.backends.promises import Promises
+from pytest_sandboxes.errors import BackendUnavailableError, SandboxStartError
 from pytest_sandboxes.profiles import Profile
 
 _RECIPES = ("app_name", "max_lifetime", "idle_timeout", "max_uses", "scaledown_window")
@@ -33,34 +34,21 @@ class DockerBackend(Backend):
         self._numbers = itertools.count(1)
         self._swept = False
 
-    def check(self, profile: Profile) -> tuple[str, ...]:
+    def check(self, profile: Profile) -> Checked:
         """See `Backend.check`."""
-        default = Profile()
-        for field, who in _NOT_HERE.items():
-            if getattr(profile, field) != getattr(default, field):
-                self._refuse(profile, field, f"backend docker has none yet: {who}")
+        promises = Promises(profile, self._options)
+        promises.need_room_for_agent()
+        promises.refuse_set(_NOT_HERE, "backend docker has none yet")
         if profile.docker:
-            self._refuse(profile, "docker", "backend docker has no settings of its own yet")
+            promises.refuse("docker", "backend docker has no settings of its own yet")
         if profile.network != "none":
-            self._refuse(profile, "network", "backend docker gives its sandboxes no network yet")
+            promises.refuse("network", "backend docker gives its sandboxes no network yet")
         if profile.isolation == "sandbox":
             if profile.disk is not None:
-                self._refuse(
-                    profile, "disk", "the image's own file system has no limit with isolation sandbox"
-                )
+                promises.refuse("disk", "the image's own file system has no limit with isolation sandbox")
         elif profile.user is not None:
-            self._refuse(profile, "user", "with isolation slot, code runs as a user that nobody else has")
-        unused = [field for field in _RECIPES if getattr(profile, field) != getattr(default, field)]
-        if profile.slots_per_sandbox > 1:
-            unused.append("slots_per_sandbox")
-        return tuple(unused)
-
-    def _refuse(self, profile: Profile, field: str, why: str) -> None:
-        if not self._options.best_effort:
-            raise UnsupportedError(
-                f"{profile.source(field)}: {field} of profile {profile.name!r} cannot be kept: {why}"
-                f"{self._options.escape}"
-            )
+            promises.refuse("user", "with isolation slot, code runs as a user that nobody else has")
+        return promises.checked(_RECIPES)
 
     def check_machine(self, profile: Profile) -> None:
         """See `Backend.check_machine`."""
