@@ -185,6 +185,11 @@ class Agent:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         processes_limit = message["process_limit"]
         if processes_limit:
+            allowed = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+            if (
+                allowed != resource.RLIM_INFINITY
+            ):  # the shell that runs pytest may have a lower one, not to be raised
+                processes_limit = min(processes_limit, allowed)
             resource.setrlimit(resource.RLIMIT_NPROC, (processes_limit, processes_limit))
         if not self._is_first:
             processes.adopt_orphans()

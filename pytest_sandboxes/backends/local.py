@@ -130,9 +130,12 @@ class LocalBackend(Backend):
                 raise SandboxStartError(f"cannot limit a sandbox: {error}") from error
         try:
             return self._launcher.launch(profile, group)
-        except BaseException:
+        except BaseException as error:
             if group is not None:
                 group.remove()
+            if isinstance(error, OSError):  # out of descriptors or processes
+                reason = bubblewrap.explained(str(error))
+                raise SandboxStartError(f"a local sandbox did not start: {reason}") from error
             raise
 
     def _launch_bare(self, _: Profile) -> Launched:

