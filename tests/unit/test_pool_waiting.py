@@ -65,6 +65,9 @@ def test_all_who_wait_hear_of_it(fake: FakePool, threads: ThreadPoolExecutor) ->
     wait_until(lambda: waiting(fake) == 8)
     go.set()
     assert all(isinstance(lease.exception(DEADLINE), SandboxStartError) for lease in leases)
+    wait_until(
+        lambda: fake.pool.statistics().starting == 0
+    )  # or failures on their way would be told to the next one
     fake.before_start = lambda: None
     fake.lease().release()
 
