@@ -24,7 +24,10 @@ _settings = pytest.StashKey[Settings]()
 _run = pytest.StashKey["Run"]()
 _failed = pytest.StashKey[bool]()
 
+_accounts = pytest.StashKey[list[dict[str, Any]]]()
+
 _REFUSAL = "sandboxes_refusal"
+_ACCOUNT = "sandboxes_account"
 _RUNS_NOTHING = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")
 
 MARKER = (
@@ -162,16 +165,20 @@ def _refuse(config: pytest.Config, error: ConfigurationError) -> NoReturn:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Say what a worker of pytest-xdist has refused."""
-    refusal = getattr(node, "workeroutput", {}).get(_REFUSAL)
-    if refusal is not None:
-        raise pytest.UsageError(refusal)
+    """Take what a worker of pytest-xdist has to say, or say what it has refused."""
+    output = getattr(node, "workeroutput", {})
+    if _REFUSAL in output:
+        raise pytest.UsageError(output[_REFUSAL])
+    if _ACCOUNT in output:
+        node.config.stash.setdefault(_accounts, []).append(output[_ACCOUNT])
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     """Name what a backend does not make of its profiles."""
     run = config.stash.get(_run, None)
-    if run is None:
+    if run is None or hasattr(
+        config, "workeroutput"
+    ):  # nobody sees what a worker prints; it accounts for them later
         return []
     notes, run.notes = run.notes, []
     return [f"sandboxes: {note}" for note in notes]
@@ -212,6 +219,10 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
         return (yield)
     finally:
         _close(session.config)
+        output = getattr(session.config, "workeroutput", None)
+        run = session.config.stash.get(_run, None)
+        if output is not None and run is not None:
+            output[_ACCOUNT] = run.account()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -228,12 +239,12 @@ def _close(config: pytest.Config) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what the run has used, if anything."""
     run = config.stash.get(_run, None)
-    if run is None:
+    accounts = [*config.stash.get(_accounts, []), *([] if run is None else [run.account()])]
+    if not accounts:
         return
     from pytest_sandboxes.reporting.summary import lines
 
-    said = lines(run.pool.statistics(), [text for texts in run.kept.values() for text in texts])
-    said += run.notes  # of profiles that only `sandbox_factory` was asked for
+    said = lines(accounts)
     if said:
         terminalreporter.section("sandboxes")
         for line in said:

@@ -6,7 +6,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from typing import NoReturn
+from dataclasses import asdict
+from typing import Any, NoReturn
 
 import pytest
 
@@ -178,6 +179,14 @@ class Run:
         self.kept.pop(nodeid, None)
         for command in self._ends.pop(nodeid, ()):
             subprocess.run(shlex.split(command), check=False, capture_output=True)
+
+    def account(self) -> dict[str, Any]:
+        """What the summary of the run is made of, as plain data: workers of pytest-xdist send it."""
+        return {
+            "statistics": asdict(self.pool.statistics()),
+            "kept": [text for texts in self.kept.values() for text in texts],
+            "notes": self.notes,  # those that the terminal has not shown
+        }
 
     def close(self) -> None:
         """End everything. May be called twice."""

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from pytest_sandboxes.pool import Statistics
+from collections.abc import Sequence
+from typing import Any
 
 
-def lines(statistics: Statistics, kept: list[str]) -> list[str]:
-    """The summary of a run that has started sandboxes or kept some; empty if there is nothing to say."""
+def lines(accounts: Sequence[dict[str, Any]]) -> list[str]:
+    """The summary of a run, of the `Run.account` of each of its processes; empty if there is nothing to say."""
+
+    def total(name: str) -> float:
+        found: float = sum(account["statistics"][name] for account in accounts)
+        return found
+
     said = []
-    if statistics.sandboxes_started or statistics.start_failures:
+    if total("sandboxes_started") or total("start_failures"):
         parts = [
-            f"{statistics.sandboxes_started} started",
-            f"{statistics.leases} leased",
-            *_if_any(statistics.waits, f"waited ({statistics.wait_seconds:.1f} s)"),
-            *_if_any(statistics.resets, "reset"),
-            *_if_any(statistics.replacements, "lost and replaced"),
-            *_if_any(statistics.start_failures, "failed to start"),
-            *_if_any(statistics.infra_retries, "tried again after a loss"),
-            f"{statistics.sandbox_seconds:.1f} sandbox-seconds",
+            f"{total('sandboxes_started')} started",
+            f"{total('leases')} leased",
+            *_if_any(total("waits"), f"waited ({total('wait_seconds'):.1f} s)"),
+            *_if_any(total("resets"), "reset"),
+            *_if_any(total("replacements"), "lost and replaced"),
+            *_if_any(total("start_failures"), "failed to start"),
+            *_if_any(total("infra_retries"), "tried again after a loss"),
+            f"{total('sandbox_seconds'):.1f} sandbox-seconds",
         ]
         said.append(", ".join(parts))
+    kept = [text for account in accounts for text in account["kept"]]
     if kept:
         said += ["slots of failed tests, kept for an hour:", *kept]
-    return said
+    return [*said, *dict.fromkeys(note for account in accounts for note in account["notes"])]
 
 
-def _if_any(count: int, what: str) -> list[str]:
+def _if_any(count: float, what: str) -> list[str]:
     return [f"{count} {what}"] if count else []

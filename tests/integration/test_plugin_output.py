@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 
 import pytest
 
@@ -257,3 +259,26 @@ def test_tests_without_a_sandbox_print_as_ever(inner: Inner) -> None:
     output = inner.run("--color=yes", "-vv").stdout
     assert "\x1b[31mred\x1b[0m ##[group]mine" in output
     assert "\\x1b" not in output.replace('"\\x1b[31mred\\x1b[0m', "")
+
+
+def test_workers_of_xdist_account_for_what_they_have_used(inner: Inner) -> None:
+    inner.write("sandboxes.yaml", "profiles:\n  default: {cpu: 2}\n")
+    inner.write(
+        "test_it.py",
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(sandbox, number):
+            assert number % 2
+        """,
+    )
+    run = inner.run_apart("-n", "2", "--sandbox-keep-failed")
+    assert run.counts == {"passed": 2, "failed": 2}
+    ends = [line.partition(":")[2] for line in run.stdout.splitlines() if line.startswith("  end:")]
+    for end in ends:
+        subprocess.run(shlex.split(end), check=True)
+    assert len(ends) == 2
+    assert run.stdout.count("= sandboxes =") == 1
+    assert run.stdout.count("cpu not used by backend local") == 1
+    assert ", 4 leased, " in run.stdout
