@@ -222,14 +222,17 @@ def test_a_container_that_somebody_removes_is_replaced(project: Inner, engine: A
     project.write(
         "test_it.py",
         """
+        from contextlib import closing
+
         import docker
 
-        def test_it(sandbox, record_property):
+        def test_it(sandbox):
             name = sandbox.sh("cat /proc/self/mountinfo | grep -o 'containers/[0-9a-f]*' | head -1").stdout
             container = name.strip().partition("/")[2]
             if not TRIED:
                 TRIED.append(container)
-                docker.from_env().api.remove_container(container, force=True)
+                with closing(docker.from_env()) as engine:
+                    engine.api.remove_container(container, force=True)
             assert sandbox.sh("echo fine").stdout == "fine\\n"
 
         TRIED = []

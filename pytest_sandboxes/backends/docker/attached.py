@@ -21,12 +21,13 @@ def attach(api: docker.APIClient, container: str) -> socket.socket:
     """A socket of ours to a container that has not been started yet."""
     everything = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
     attached = api.attach_socket(container, params=everything)
+    shared = attached._sock  # noqa: SLF001 - the SDK gives out a file of it, whose end would not be its own
     try:
-        # the SDK's object shares its descriptor with a response that closes it whenever it is collected
-        return socket.socket(fileno=os.dup(attached.fileno()))
-    finally:
-        attached._response.close()  # noqa: SLF001 - the SDK keeps it there, so that it lives as long as the socket
+        return socket.socket(fileno=os.dup(shared.fileno()))
+    finally:  # of all that would otherwise keep the container's input open until it happens to be collected
+        attached._response.close()  # noqa: SLF001 - put there by the SDK for this
         attached.close()
+        shared.close()
 
 
 class Demultiplexer:
