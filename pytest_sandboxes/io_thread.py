@@ -21,6 +21,7 @@ class IOThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._closing = False
         self._closed = False
         self._aside: ThreadPoolExecutor | None = None
 
@@ -57,9 +58,9 @@ class IOThread:
                 raise
 
     def submit_aside(self, function: Callable[[], object]) -> None:
-        """Run `function` on another thread, because it may block; after `close`, here and now."""
+        """Run `function` on another thread, because it may block; once this is being closed, here and now."""
         with self._lock:
-            if not self._closed:
+            if not self._closing:
                 self._aside = self._aside or ThreadPoolExecutor(1, thread_name_prefix="sandboxes-aside")
                 self._aside.submit(function)
                 return
@@ -68,10 +69,13 @@ class IOThread:
     def close(self) -> None:
         """End the thread after what was submitted before, and wait for it. May be called twice."""
         with self._lock:
-            self._closed = True
-            loop, thread, aside = self._loop, self._thread, self._aside
+            self._closing = True
+            aside = self._aside
         if aside is not None:
-            aside.shutdown()
+            aside.shutdown()  # before the end, because what runs there submits what closes its stream
+        with self._lock:
+            self._closed = True
+            loop, thread = self._loop, self._thread
         if loop is None or thread is None or loop.is_closed():
             return
         loop.call_soon_threadsafe(loop.stop)

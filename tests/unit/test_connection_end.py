@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
+import time
 import warnings
 
 import pytest
 
 from pytest_sandboxes.agent import wire
-from pytest_sandboxes.connection import OVERDUE_TICKS, SILENCE_TICKS
+from pytest_sandboxes.connection import OVERDUE_TICKS, SILENCE_TICKS, Connection
 from pytest_sandboxes.errors import SandboxLostError
 from pytest_sandboxes.io_thread import IOThread
 from pytest_sandboxes.request import Request
@@ -186,3 +188,21 @@ def test_a_forked_child_neither_keeps_the_sandbox_alive_nor_uses_it(line: Line) 
         os.close(said)
         os.close(release)
         os.waitpid(child, 0)
+
+
+def test_a_loss_at_the_very_end_still_closes_the_stream() -> None:
+    for _ in range(20):
+        ours, theirs = socket.socketpair()
+        io = IOThread()
+        told = threading.Event()
+
+        def lost(reason: str, told: threading.Event = told) -> Exception:
+            told.set()
+            time.sleep(0.01)  # as one that has to ask an engine
+            return SandboxLostError(reason)
+
+        Connection(ours, io, lost)
+        theirs.close()
+        assert told.wait(DEADLINE)
+        io.close()
+        assert ours.fileno() == -1
