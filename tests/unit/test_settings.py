@@ -292,7 +292,7 @@ def test_switches_in_the_environment(
     [
         (
             "sandbox_infra_retries = many",
-            "sandbox_infra_retries in tox.ini is 'many', but must be a whole number$",
+            "sandbox_infra_retries in tox.ini is 'many', but must be a whole number",
         ),
         ("sandbox_infra_retries = -1", "sandbox_infra_retries in tox.ini is .*-1.* from 0 to 100"),
         (
