@@ -20,8 +20,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 ALLOWED_SKIPS: dict[str, bool] = {
     "(native TOML|subtests) came with pytest 9": pytest.version_tuple < (9,),
     "no permission on the Docker socket": os.geteuid() != 0,
+    "only root's processes can become other users": os.geteuid() != 0,
     "only root can start dockerd": os.geteuid() != 0,
+    "no git is installed": shutil.which("git") is None,
     "no dockerd is installed": shutil.which("dockerd") is None,
+    "no sshd is installed": shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") is None,
 }
 """Reasons to skip, as regular expressions for the whole of them, each with whether it can be true here."""
 

@@ -9,7 +9,9 @@ from pathlib import Path
 def carrying(mark: str, *files: str) -> set[int]:
     """Ids of the processes with `mark` in one of these files of theirs in /proc, in any PID namespace.
 
-    Left out are zombies, which run no code and wait to be buried, and what may not be read: another user's.
+    Left out are zombies, which run no code and wait to be buried, and what may not be read: another user's. What has
+    just become a program has neither a command line nor an environment for a moment, even if whoever started it was
+    told that it has: see that it is there with a deadline.
     """
     wanted = mark.encode()
     found = set()

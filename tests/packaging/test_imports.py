@@ -44,7 +44,7 @@ def test_importing_the_package_imports_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["--collect-only", "test_plain.py"], ["test_plain.py"]])
 def test_a_run_without_sandboxes_loads_next_to_nothing(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n")
-    plugins = ["-p", "no:cacheprovider", "-p", "no:asyncio", "-p", "no:hypothesispytest"]
+    plugins = ["-p", "no:cacheprovider", "-p", "no:anyio", "-p", "no:asyncio", "-p", "no:hypothesispytest"]
     loaded = modules_after(f"import pytest; assert pytest.main({[*plugins, *arguments]}) == 0", tmp_path)
     assert of_this_package(loaded) == {"plugin", "settings", "errors", "wording", "display", "hooks"}
     assert loaded.isdisjoint({"docker", "modal", "google", "msgspec", "yaml", "asyncio", "ctypes"})
