@@ -27,6 +27,8 @@ TICK = 1.0
 SILENCE_TICKS = 10
 """Ticks without an answer to a ping after which an agent counts as lost. Ticks, not seconds: while this process itself
 is stopped, nobody's silence grows."""
+LEAST_READ = 1 << 10
+"""Bytes within a tick that are as good as an answer: it may be behind them. Fewer would keep a stalled stream alive."""
 OVERDUE_TICKS = 3
 """Ticks that a result may come after its request's own deadline, which the agent keeps to a fraction of a second."""
 LATE = 1.0
@@ -69,12 +71,14 @@ class Connection:
         self._ended = False
         self._error: Exception | None = None
         self._write_lock = threading.Lock()
+        self._sent = wire.Numbering()
         self._backlog = bytearray()
         # one buffer: a new one of this size for each read would cost three calls of the kernel
         self._inbox = memoryview(bytearray(_READ))
         self._reader = wire.FrameReader()
         self._owner = os.getpid()
         self._silent_ticks = 0
+        self._read_since_tick = 0
         self._unanswered_pings = 0
         self._paused = False
         self.hello: Future[dict[str, object]] = Future()
@@ -97,19 +101,23 @@ class Connection:
         timeout: float | None,
         input: bytes | None = None,
         sinks: tuple[Sink, Sink] | None = None,
+        slot: int = 0,
+        objection: Callable[[Mapping[str, object]], str | None] | None = None,
     ) -> Request:
-        """Send a request. `input` is all of standard input; without it, `Request.write` may follow.
+        """Send a request to a slot. `input` is all of standard input; without it, `Request.write` may follow.
 
-        `timeout` is the agent's own deadline in seconds, past which this end gives the sandbox up.
+        `objection` is asked about the answer: a reason not to take it loses the sandbox. `timeout` is the agent's own
+        deadline in seconds, past which this end gives the sandbox up.
         Raises `SandboxLostError` when the connection has ended, RuntimeError in a forked child.
         """
         if os.getpid() != self._owner:
             raise RuntimeError("a sandbox cannot be used in a forked child of the process that leased it")
-        message = wire.encode({"op": operation, "timeout": timeout, **arguments})
+        message = wire.encode({**arguments, "op": operation, "slot": slot, "timeout": timeout})
         if len(message) > wire.MAX_PAYLOAD:
             raise ValueError("arguments and environment of a command are limited to 256 KiB")
         ticks = None if timeout is None else int(timeout / TICK) + 1 + OVERDUE_TICKS
         request = Request(self, next(self._numbers), sinks or (Kept(), Kept()), ticks)
+        request.slot, request.objection = slot, objection
         with self._lock:
             error = self._error
             if error is None:
@@ -130,20 +138,26 @@ class Connection:
                 request.end_input()
         return request
 
-    def abandon_requests(self, error: Exception) -> None:
-        """Have all requests under way raise `error`; whatever the agent still says of them is dropped."""
+    def abandon_requests(self, slot: int, error: Exception) -> None:
+        """Have a slot's requests under way raise `error`; whatever the agent still says of them is dropped."""
         with self._lock:
-            requests = [request for request in self._requests.values() if not request.abandoned]
+            requests = [
+                request
+                for request in self._requests.values()
+                if request.slot == slot and not request.abandoned
+            ]
             for request in requests:
                 request.abandoned = True
         if requests:
             self._io.submit(lambda: _fail(requests, error))
 
-    def forget_abandoned(self) -> None:
+    def forget_abandoned(self, slot: int) -> None:
         """The agent has learned of it: from now on it says no more of them."""
         with self._lock:
             self._requests = {
-                number: request for number, request in self._requests.items() if not request.abandoned
+                number: request
+                for number, request in self._requests.items()
+                if request.slot != slot or not request.abandoned
             }
 
     def pause(self) -> None:
@@ -166,26 +180,34 @@ class Connection:
 
     # -- writing
 
-    def send(self, data: bytes) -> None:
-        """Write frames, first of all the agent's program, in order; never waits.
+    def send(self, frames: bytes) -> None:
+        """Write frames in order; never waits.
 
         What the stream does not take now is written by the I/O thread.
 
         What may be queued is bounded by the credit of each request's input.
         """
         with self._write_lock:
-            if self._backlog:
-                self._backlog += data
-                return
-            try:
-                sent = self._stream.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:  # the reading side notices the end too, and says how it came
-                return
-            if sent < len(data):
-                self._backlog += data[sent:]
-                self._io.submit(self._watch_writable)
+            self._write(self._sent.number(frames))
+
+    def send_bare(self, data: bytes) -> None:
+        """Write what comes before all frames: the agent's program."""
+        with self._write_lock:
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if self._backlog:
+            self._backlog += data
+            return
+        try:
+            sent = self._stream.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # the reading side notices the end too, and says how it came
+            return
+        if sent < len(data):
+            self._backlog += data[sent:]
+            self._io.submit(self._watch_writable)
 
     def _watch_writable(self) -> None:
         if self.alive:
@@ -229,7 +251,7 @@ class Connection:
         if not size:
             self.lose("its agent ended")
             return
-        self._silent_ticks = 0
+        self._read_since_tick += size
         try:
             for piece in self._unwrap(self._inbox[:size]):
                 for kind, number, content in self._reader.feed(piece):
@@ -240,6 +262,7 @@ class Connection:
     def _received(self, kind: int, number: int, content: bytes) -> None:
         if kind == wire.PONG and self._unanswered_pings:
             self._unanswered_pings -= 1
+            self._silent_ticks = 0
             return
         if kind == wire.HELLO:
             hello = wire.decode_dict(content)
@@ -268,6 +291,10 @@ class Connection:
             raise wire.ProtocolError(f"unexpected frame of type {kind}")
 
     def _take_result(self, request: Request, result: dict[str, object]) -> None:
+        reason = None if request.objection is None else request.objection(result)
+        if reason is not None:
+            self.lose(reason)
+            return
         request.future.set_result(result)  # first, because who waits for the start looks here next
         if result.get("streams_open") is True and request.open_streams:
             request.set_started()
@@ -298,7 +325,8 @@ class Connection:
     def _tick(self) -> None:
         if not self.alive:
             return
-        self._silent_ticks += 1
+        self._silent_ticks = 0 if self._read_since_tick >= LEAST_READ else self._silent_ticks + 1
+        self._read_since_tick = 0
         if self._silent_ticks > SILENCE_TICKS:
             self.lose(f"its agent has not answered for {SILENCE_TICKS * TICK:.0f} s")
             return

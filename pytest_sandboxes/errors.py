@@ -7,7 +7,8 @@ mistake in how the suite is written or configured, or an outcome of the code its
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from pytest_sandboxes.results import ExecResult
@@ -52,6 +53,28 @@ class CommandFailedError(_ResultError):
     """A command run with `check=True` ended with a return code other than 0; see `result`."""
 
 
+class ManyCallsError(SandboxesError, ExceptionGroup[Exception]):
+    """Some of the calls of one `exec_many` have failed: a group of what they raised."""
+
+    results: list[Any]
+    """Of all calls, in their order; in place of a result that there is not, what the call raised."""
+
+    def __new__(cls, failures: Sequence[Exception], results: Sequence[Any]) -> Self:
+        """Make one of what `results` has among others."""
+        places = [number for number, result in enumerate(results) if isinstance(result, Exception)]
+        shown = ", ".join(f"[{number}]" for number in places[:10]) + (", …" if len(places) > 10 else "")
+        self = super().__new__(cls, f"{len(places)} of {len(results)} calls failed: {shown}", failures)
+        self.results = list(results)
+        return self
+
+    def __init__(self, failures: Sequence[Exception], _: Sequence[Any]) -> None:
+        super().__init__(self.message, failures)
+
+    def derive(self, excs: Sequence[Exception]) -> ManyCallsError:  # type: ignore[override]
+        """A part of the group, with all results."""
+        return type(self)(excs, self.results)
+
+
 class OutputLimitExceededError(SandboxesError):
     """A file, listing or archive is larger than the default limit and no limit of the caller's own was given.
 
@@ -77,6 +100,35 @@ class SandboxLostError(InfrastructureError):
 
 class SandboxStartError(InfrastructureError):
     """A sandbox could not be started; the message carries the cause."""
+
+
+class RateLimitedError(SandboxStartError):
+    """A backend takes no more starts for now: the pool waits and starts more slowly, and counts no failure."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        """`retry_after`: the seconds that the backend has asked to be left alone for, if it has."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BudgetExceededError(InfrastructureError):
+    """The run's `--sandbox-budget` is used up, and nothing is leased any more; names who has used how much of it."""
+
+
+class SetupFailedError(SandboxStartError):
+    """A command of a profile's `setup` has failed, or taken too long; the message has the end of what it said."""
+
+
+class QuotaExceededError(SandboxStartError):
+    """The account with the service of a backend is at one of its limits, or may not do what was asked for."""
+
+
+class CredentialsRefusedError(SandboxStartError):
+    """The service of a backend does not accept who we are, or does so no more."""
+
+
+class ServiceUnavailableError(SandboxStartError):
+    """The service of a backend does not answer."""
 
 
 class AcquireTimeoutError(InfrastructureError):

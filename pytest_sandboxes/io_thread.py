@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 _CLOSE_TIMEOUT = 5.0
+_ASIDE = 32
+"""Things that run aside at the same time: hundreds of sandboxes may be lost together, and each be asked about it."""
 
 
 class IOThread:
@@ -24,6 +26,8 @@ class IOThread:
         self._closing = False
         self._closed = False
         self._aside: ThreadPoolExecutor | None = None
+        self.over = threading.Event()
+        """The run is over: nobody waits any more for what is being begun."""
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running loop.
@@ -36,7 +40,7 @@ class IOThread:
                 raise RuntimeError("the I/O thread has been closed")
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=loop.run_forever, name="sandboxes-io", daemon=True)
+                thread = threading.Thread(target=_serve, args=(loop,), name="sandboxes-io", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:
@@ -61,7 +65,7 @@ class IOThread:
         """Run `function` on another thread, because it may block; once this is being closed, here and now."""
         with self._lock:
             if not self._closing:
-                self._aside = self._aside or ThreadPoolExecutor(1, thread_name_prefix="sandboxes-aside")
+                self._aside = self._aside or ThreadPoolExecutor(_ASIDE, thread_name_prefix="sandboxes-aside")
                 self._aside.submit(function)
                 return
         function()
@@ -80,5 +84,14 @@ class IOThread:
             return
         loop.call_soon_threadsafe(loop.stop)
         thread.join(_CLOSE_TIMEOUT)
-        if not thread.is_alive():
+        if (
+            not thread.is_alive() and not loop.is_running()
+        ):  # a `join` that was interrupted may have told wrong
             loop.close()
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    # once more, for what its last round has submitted, such as the closing of a stream that ended in it
+    loop.call_soon(loop.stop)
+    loop.run_forever()

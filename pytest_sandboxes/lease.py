@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pytest_sandboxes.errors import InfrastructureError, LeaseClosedError, SandboxStartError
-from pytest_sandboxes.profiles import Profile
-from pytest_sandboxes.sandbox import Sandbox
+from pytest_sandboxes.profiles.profile import Profile
+from pytest_sandboxes.sandbox import SandboxSlot
 
 if TYPE_CHECKING:
+    from pytest_sandboxes.request import Request
     from pytest_sandboxes.results import ExecResult
+    from pytest_sandboxes.streams import Sink
 
 
 __tracebackhide__ = True  # a failing test shows its own line, not ours
@@ -45,6 +48,50 @@ class Usage:
     """Resets asked for."""
 
 
+class LeasedPort:
+    """What is behind a slot, for as long as its lease has it.
+
+    A thread that has outlived the lease, or a transfer of many requests, would otherwise reach into the next lease of
+    the same slot.
+    """
+
+    def __init__(self, lease: Lease, port: SandboxSlot) -> None:
+        self._lease = lease
+        self._port = port
+        self.name = port.name
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that the sandbox runs on."""
+        return self._port.backend
+
+    @property
+    def workspace(self) -> str:
+        """Absolute path of the workspace, in the sandbox."""
+        return self._port.workspace
+
+    def request(
+        self,
+        operation: str,
+        arguments: Mapping[str, object],
+        *,
+        timeout: float | None,
+        input: bytes | None = None,
+        sinks: tuple[Sink, Sink] | None = None,
+    ) -> Request:
+        """See `Connection.request`. Raises `LeaseClosedError` when the lease has it no more."""
+        with self._lease.holding(self._port):
+            return self._port.request(operation, arguments, timeout=timeout, input=input, sinks=sinks)
+
+    def lose(self, reason: str) -> None:
+        """See `Sandbox.lose`; what has lied is nothing for the next lease either."""
+        self._port.lose(reason)
+
+    def oom_kills(self) -> int:
+        """See `Sandbox.oom_kills`."""
+        return self._port.oom_kills()
+
+
 class Owner(Protocol):
     """Who gave the lease out and takes it back."""
 
@@ -52,7 +99,7 @@ class Owner(Protocol):
         """Take all slots back."""
 
     def replace(self, lease: Lease, index: int) -> None:
-        """Give one slot a fresh sandbox."""
+        """Make one slot as new."""
 
 
 class Lease:
@@ -64,10 +111,15 @@ class Lease:
         self.profile = profile
         self.on_use: Callable[[], object] = lambda: None
         """Called whenever a slot is used."""
+        self.on_loss: Callable[[SandboxSlot, InfrastructureError], object] = lambda *_: None
+        """Called with each loss, once that is on record."""
         self._owner = owner
         self._queue_wait = queue_wait
         self._lock = threading.Lock()
-        self._sandboxes: list[Sandbox] = []
+        self._keeping = threading.Lock()
+        """Held while something is asked of a slot, so that nothing is asked of what the lease has no more."""
+        self._ports: list[SandboxSlot] = []
+        self._withdrawn: set[SandboxSlot] = set()
         self._backend = ""
         self._names: list[str] = []
         self._count = 0
@@ -80,16 +132,10 @@ class Lease:
 
     # -- for slots
 
-    def port(self, index: int) -> Sandbox:
-        """The sandbox behind slot `index`. Raises `LeaseClosedError` once released."""
+    def port(self, index: int) -> LeasedPort:
+        """What is behind slot `index`. Raises `LeaseClosedError` once released."""
         self.on_use()
-        with self._lock:
-            if self._released is not None:
-                raise LeaseClosedError(
-                    f"the slot leased by {self.holder} has been given back: a slot lives as long as the fixture or "
-                    "the `with` block that leased it"
-                )
-            return self._sandboxes[index]
+        return LeasedPort(self, self.behind(index))
 
     def count_exec(self) -> None:
         """A command is about to be started."""
@@ -102,54 +148,81 @@ class Lease:
             self._peak_memory = max(self._peak_memory, result.peak_memory)
 
     def reset(self, index: int) -> None:
-        """Give slot `index` a fresh sandbox."""
-        sandbox = self.port(index)
+        """Make slot `index` as new."""
+        port = self.port(index)
         with self._lock:
             self._resets += 1
         try:
             self._owner.replace(self, index)
-        except InfrastructureError as error:  # the old sandbox has been given back, and there is no other
+        except InfrastructureError as error:  # the old slot has been given back, and there is no other
             with self._lock:
-                self._losses.append(Loss(sandbox.name, str(error), suspect=False))
+                self._losses.append(Loss(port.name, str(error), suspect=False))
             raise
 
     # -- for the pool
 
-    def bind(self, sandboxes: list[Sandbox]) -> None:
-        """Put sandboxes behind the slots."""
-        with self._lock:
-            self._sandboxes = sandboxes
-            self._count = len(sandboxes)
-            self._backend = sandboxes[0].backend
-            self._names = [sandbox.name for sandbox in sandboxes]
-
-    def unbind(self) -> list[Sandbox]:
-        """Take the sandboxes away for good; empty from the second call on."""
-        with self._lock:
-            if self._released is None:
-                self._released = time.monotonic()
-            sandboxes, self._sandboxes = self._sandboxes, []
-            return sandboxes
-
-    def rebind(self, index: int, sandbox: Sandbox) -> Sandbox | None:
-        """Put another sandbox behind slot `index`; return the old one, or None when the lease has been released."""
+    def behind(self, index: int) -> SandboxSlot:
+        """As `port`, for those who do not use it."""
         with self._lock:
             if self._released is not None:
+                raise self._closed()
+            return self._ports[index]
+
+    @contextmanager
+    def holding(self, port: SandboxSlot) -> Iterator[None]:
+        """A context in which `port` stays behind one of the slots. Raises `LeaseClosedError` when it is not there."""
+        with self._keeping:
+            if port in self._withdrawn or port not in self.ports:
+                raise self._closed()
+            yield
+
+    def _closed(self) -> LeaseClosedError:
+        return LeaseClosedError(
+            f"the slot leased by {self.holder} has been given back: a slot lives as long as the fixture or the "
+            "`with` block that leased it"
+        )
+
+    def bind(self, ports: list[SandboxSlot]) -> None:
+        """Put something behind the slots."""
+        with self._lock:
+            self._ports = ports
+            self._count = len(ports)
+            self._backend = ports[0].backend
+            self._names = [port.name for port in ports]
+
+    def unbind(self) -> list[SandboxSlot]:
+        """Take away what is behind the slots, for good; empty from the second call on."""
+        with self._keeping, self._lock:
+            if self._released is None:
+                self._released = time.monotonic()
+            ports, self._ports = self._ports, []
+            return ports
+
+    def withdraw(self, port: SandboxSlot) -> None:
+        """Nothing may be asked of `port` any more, whose reset nobody waits for: the next lease may have it."""
+        with self._keeping:
+            self._withdrawn.add(port)
+
+    def rebind(self, index: int, port: SandboxSlot) -> SandboxSlot | None:
+        """Put something else behind slot `index`; return the old one, or None when the lease has been released."""
+        with self._keeping, self._lock:
+            if self._released is not None:
                 return None
-            old, self._sandboxes[index] = self._sandboxes[index], sandbox
-            self._names.append(sandbox.name)
+            self._withdrawn.discard(port)
+            old, self._ports[index] = self._ports[index], port
+            self._names.append(port.name)
             return old
 
-    def record_loss(self, sandbox: Sandbox, error: Exception) -> None:
-        """One of its sandboxes is gone. A sandbox that went down at its own limits is no loss but a verdict."""
+    def record_loss(self, port: SandboxSlot, error: Exception) -> None:
+        """The sandbox of one of its slots is gone. One that went down at its own limits is no loss but a verdict."""
         if isinstance(error, InfrastructureError):
             with self._lock:
-                if any(loss.sandbox == sandbox.name for loss in self._losses):
+                if any(loss.sandbox == port.name for loss in self._losses):
                     return
-                suspect = self._execs > 0 and not isinstance(
-                    error, SandboxStartError
-                )  # one that never ran any code
-                self._losses.append(Loss(sandbox.name, str(error), suspect))
+                ran_code = self._execs > 0 and not isinstance(error, SandboxStartError)
+                suspect = ran_code and not port.is_shared
+                self._losses.append(Loss(port.name, str(error), suspect))
+            self.on_loss(port, error)
 
     # -- for reports
 
@@ -176,10 +249,10 @@ class Lease:
             return tuple(self._losses)
 
     @property
-    def sandboxes(self) -> tuple[Sandbox, ...]:
-        """The sandboxes behind the slots; none once released."""
+    def ports(self) -> tuple[SandboxSlot, ...]:
+        """What is behind the slots; nothing once released."""
         with self._lock:
-            return tuple(self._sandboxes)
+            return tuple(self._ports)
 
     @property
     def released(self) -> bool:

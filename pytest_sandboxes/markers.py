@@ -7,21 +7,23 @@ Every argument is a keyword: the four above, or a field of a profile.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_sandboxes.errors import ConfigurationError
-from pytest_sandboxes.profile_fields import PositiveCount, Text, check_value
-from pytest_sandboxes.profiles import FIELDS, check_known
+from pytest_sandboxes.profiles.fields import PositiveCount, Text, check_value
+from pytest_sandboxes.profiles.profile import FIELDS, SECTIONS, check_known, overlay
 from pytest_sandboxes.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import pytest
 
-    from pytest_sandboxes.profiles import Profile, Profiles
-    from pytest_sandboxes.settings import Settings
+    from pytest_sandboxes.profiles.catalog import Profiles
+    from pytest_sandboxes.profiles.profile import Profile
+    from pytest_sandboxes.settings.settings import Settings
 
 _OWN_ARGUMENTS: Mapping[str, object] = {"profile": Text, "slots": PositiveCount, "retry_safe": bool}
 _SHORT_TIMEOUT = "exec_timeout"
@@ -80,7 +82,14 @@ def read_marker(kwargs: Mapping[str, object], args: tuple[object, ...], source: 
             overrides[_TIMEOUT_FIELD] = check_value(FIELDS[_TIMEOUT_FIELD], value, name, source)
         else:
             own[name] = check_value(_OWN_ARGUMENTS[name], value, name, source)
-    return MarkerArguments(**own, overrides=overrides, sources=dict.fromkeys([*own, *overrides], source))
+    keys = [f"{field}.{key}" for field in SECTIONS & overrides.keys() for key in _keys(overrides[field])]
+    return MarkerArguments(
+        **own, overrides=overrides, sources=dict.fromkeys([*own, *overrides, *keys], source)
+    )
+
+
+def _keys(section: object) -> Iterable[object]:
+    return section if isinstance(section, Mapping) else ()  # refused later
 
 
 def merge_markers(marks: Sequence[MarkerArguments]) -> MarkerArguments:
@@ -90,7 +99,7 @@ def merge_markers(marks: Sequence[MarkerArguments]) -> MarkerArguments:
     sources: dict[str, str] = {}
     for mark in reversed(marks):
         own.update({name: getattr(mark, name) for name in _OWN_ARGUMENTS if name in mark.sources})
-        overrides.update(mark.overrides)
+        overrides = overlay(overrides, mark.overrides)
         sources.update(mark.sources)
     return MarkerArguments(**own, overrides=overrides, sources=sources)
 
@@ -146,7 +155,7 @@ class Requirements:
         """
         settings = self._settings
         name = settings.profile if arguments.profile is None else arguments.profile
-        profile = self._profiles.get(name, arguments.sources.get("profile", settings.source("profile")))
+        profile = self._profiles.activate(name, arguments.sources.get("profile", settings.source("profile")))
         if arguments.overrides:
             profile = profile.override(arguments.overrides, arguments.sources)
         if settings.isolation is not None:

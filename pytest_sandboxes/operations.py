@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from pytest_sandboxes.connection import HEARTBEAT_DEADLINE
-from pytest_sandboxes.errors import SandboxesError, SandboxLostError
+from pytest_sandboxes.errors import SandboxesError, SandboxLostError, UnsupportedError
 from pytest_sandboxes.request import Request
 from pytest_sandboxes.results import describe_name
 from pytest_sandboxes.streams import Sink
@@ -31,9 +31,10 @@ Answer = dict[str, object]
 
 
 class Port(Protocol):
-    """A sandbox as a slot sees it, whichever process the pool lives in."""
+    """A slot of a sandbox as `Slot` sees it, whichever process the pool lives in."""
 
     name: str
+    """Name of the sandbox."""
 
     def request(
         self,
@@ -102,6 +103,8 @@ def raise_error(answer: Answer) -> None:
         raise OSError(number, os.strerror(number))
     if kind == "MemoryError":
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    if kind == "UnsupportedError":
+        raise UnsupportedError(describe_name(str(message).encode("utf-8", "replace"))[:500])
     shown = describe_name(str(message).encode("utf-8", "replace"))[:500]
     raise SandboxesError(f"the agent could not do it: {shown}")
 

@@ -9,26 +9,32 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from pytest_sandboxes import settings as settings_module
 from pytest_sandboxes.errors import ConfigurationError
-from pytest_sandboxes.settings import Settings, read_settings
+from pytest_sandboxes.settings import settings as settings_module
+from pytest_sandboxes.settings.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from pytest_sandboxes.pool import Pool
+    from pytest_sandboxes.pool.pool import Pool
     from pytest_sandboxes.run import Run
+    from pytest_sandboxes.sharing.hooks import Sharing
+    from pytest_sandboxes.sharing.shared_pool import SharedPool, SharedSupply
     from pytest_sandboxes.slot import Slot
+    from pytest_sandboxes.supply import Supply
 
 __tracebackhide__ = True  # a failing test shows its own line, not ours
 
 _settings = pytest.StashKey[Settings]()
 _run = pytest.StashKey["Run"]()
+_sharing: pytest.StashKey[Sharing] = pytest.StashKey()
 _failed = pytest.StashKey[bool]()
 
-_accounts = pytest.StashKey[list[dict[str, Any]]]()
-
 _REFUSAL = "sandboxes_refusal"
-_ACCOUNT = "sandboxes_account"
+_CHANNEL, _PROFILES = (
+    "sandboxes_channel",
+    "sandboxes_profiles",
+)  # keys of what each worker of pytest-xdist is given
 _RUNS_NOTHING = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")
+_IN_ORDER = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 
 MARKER = (
     "sandbox(profile, slots, exec_timeout, retry_safe, **fields): what a test asks for of its sandbox: a profile by "
@@ -56,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     try:
         settings = config.stash[_settings] = read_settings(config)
-        if settings.sources:  # something was set: check it all, used or not
+        if settings.sources or settings.profile_variables:  # something was set: check it all, used or not
             _get_run(config)
     except ConfigurationError as error:
         raise pytest.UsageError(str(error)) from None
@@ -66,10 +72,40 @@ def _get_run(config: pytest.Config) -> Run:
     """The session's run, made when it is needed first."""
     run = config.stash.get(_run, None)
     if run is None:
-        from pytest_sandboxes.reporting.outcomes import Outcomes
-        from pytest_sandboxes.run import Run
+        run = config.stash[_run] = _make_run(config)
+    return run
 
-        run = config.stash[_run] = Run(config, config.stash[_settings])
+
+def _make_run(config: pytest.Config) -> Run:
+    from pytest_sandboxes.profiles.catalog import load_profiles
+    from pytest_sandboxes.run import Run
+
+    settings = config.stash[_settings]
+    supply: Supply | SharedSupply
+    worker = getattr(config, "workerinput", {})
+    if _CHANNEL not in worker:
+        from pytest_sandboxes.reporting.redaction import Redaction
+        from pytest_sandboxes.reporting.status import Status, Waiting
+        from pytest_sandboxes.supply import Supply, make_backends, make_secrets
+
+        secrets = make_secrets(settings)
+        config.pluginmanager.register(Redaction(secrets), "sandboxes-redaction")
+        backends = make_backends(config, settings, secrets)
+        profiles = load_profiles(settings)
+        supply = Supply(backends, settings, profiles, config.rootpath)
+        status = Status(config, Waiting(supply.pool.statistics))
+        config.pluginmanager.register(status, "sandboxes-status")
+    else:  # in a worker of pytest-xdist
+        from pytest_sandboxes.sharing.messages import unpack_profiles
+        from pytest_sandboxes.sharing.shared_pool import SharedSupply
+
+        known = worker.get(_PROFILES)  # the controller's, where anything sets them
+        profiles = load_profiles(Settings()) if known is None else unpack_profiles(known)
+        supply = SharedSupply(worker[_CHANNEL], profiles)
+    run = Run(config, settings, profiles, supply)
+    if _sharing not in config.stash:  # else the tests run in workers
+        from pytest_sandboxes.reporting.outcomes import Outcomes
+
         config.pluginmanager.register(_Phases(run), "sandboxes-phases")
         config.pluginmanager.register(Outcomes(run), "sandboxes-outcomes")
     return run
@@ -78,9 +114,14 @@ def _get_run(config: pytest.Config) -> Run:
 def pytest_report_header(config: pytest.Config) -> str:
     """Say where sandboxes would run."""
     settings = config.stash[_settings]
-    file = "" if settings.profiles_file is None else f", profiles from {settings.profiles_file}"
+    places = [] if settings.profiles_file is None else [str(settings.profiles_file)]
+    if settings.profile_variables:
+        places.append("the environment")
+    profiles = f", profiles from {' and '.join(places)}" if places else ""
     isolation = "" if settings.isolation is None else f", isolation {settings.isolation}"
-    return f"sandboxes: backend {', '.join(settings.backends)}, profile {settings.profile}{file}{isolation}"
+    return (
+        f"sandboxes: backend {', '.join(settings.backends)}, profile {settings.profile}{profiles}{isolation}"
+    )
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -92,9 +133,9 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None  # `pytest_configure` says so
     config._do_configure()
     try:
-        from pytest_sandboxes.profiles import describe_profiles
+        from pytest_sandboxes.profiles.listing import describe
 
-        print(describe_profiles(_get_run(config).profiles))  # noqa: T201 - this is what was asked for
+        print(describe(_get_run(config).pool.profiles()))  # noqa: T201 - this is what was asked for
     finally:
         config._ensure_unconfigure()
     return 0
@@ -164,24 +205,34 @@ def _refuse(config: pytest.Config, error: ConfigurationError) -> NoReturn:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give a worker of pytest-xdist, which is about to be started, a way to this process's pool."""
+    sharing = node.config.stash.get(_sharing, None)
+    if sharing is None:
+        from pytest_sandboxes.sharing import hooks
+
+        sharing = node.config.stash[_sharing] = hooks.Sharing(node.config, _get_run)
+        node.config.pluginmanager.register(sharing, "sandboxes-sharing")
+    node.workerinput[_CHANNEL] = sharing.admit(node)
+    run = node.config.stash.get(_run, None)
+    if run is not None:
+        from pytest_sandboxes.sharing.messages import pack_profiles
+
+        node.workerinput[_PROFILES] = pack_profiles(run.profiles)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take what a worker of pytest-xdist has to say, or say what it has refused."""
-    output = getattr(node, "workeroutput", {})
-    if _REFUSAL in output:
-        raise pytest.UsageError(output[_REFUSAL])
-    if _ACCOUNT in output:
-        node.config.stash.setdefault(_accounts, []).append(output[_ACCOUNT])
+    """Say what a worker of pytest-xdist has refused."""
+    refusal = getattr(node, "workeroutput", {}).get(_REFUSAL)
+    if refusal is not None:
+        raise pytest.UsageError(refusal)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     """Name what a backend does not make of its profiles."""
     run = config.stash.get(_run, None)
-    if run is None or hasattr(
-        config, "workeroutput"
-    ):  # nobody sees what a worker prints; it accounts for them later
-        return []
-    notes, run.notes = run.notes, []
-    return [f"sandboxes: {note}" for note in notes]
+    return [] if run is None else [f"sandboxes: {note}" for note in run.supply.take_notes()]
 
 
 class _Phases:
@@ -213,16 +264,12 @@ class _Phases:
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
     """End all sandboxes, once the last fixture has been torn down."""
     try:
         return (yield)
     finally:
-        _close(session.config)
-        output = getattr(session.config, "workeroutput", None)
-        run = session.config.stash.get(_run, None)
-        if output is not None and run is not None:
-            output[_ACCOUNT] = run.account()
+        _close(session.config, in_order=exitstatus in _IN_ORDER)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -230,21 +277,24 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     _close(config)
 
 
-def _close(config: pytest.Config) -> None:
-    run = config.stash.get(_run, None)
+def _close(config: pytest.Config, *, in_order: bool = False) -> None:
+    run, sharing = config.stash.get(_run, None), config.stash.get(_sharing, None)
+    if sharing is not None:
+        sharing.close()
     if run is not None:
-        run.close()
+        run.close(in_order=in_order)
+    if sharing is not None:
+        sharing.join()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what the run has used, if anything."""
     run = config.stash.get(_run, None)
-    accounts = [*config.stash.get(_accounts, []), *([] if run is None else [run.account()])]
-    if not accounts:
+    if run is None:
         return
     from pytest_sandboxes.reporting.summary import lines
 
-    said = lines(accounts)
+    said = lines(run.pool.statistics(), run.supply.kept, run.supply.take_notes(), run.settings.keep)
     if said:
         terminalreporter.section("sandboxes")
         for line in said:
@@ -269,7 +319,7 @@ def sandbox(request: pytest.FixtureRequest, sandbox_backend: str) -> Iterator[Sl
     try:
         yield slots_of(lease)
         if run.settings.keep_failed and item.stash.get(_failed, False):
-            run.keep(lease, item.nodeid)
+            run.supply.keep(lease, item.nodeid)
     finally:
         run.release(lease)
 
@@ -292,6 +342,6 @@ def sandbox_factory(
 
 
 @pytest.fixture(scope="session")
-def sandbox_pool(request: pytest.FixtureRequest) -> Pool:
+def sandbox_pool(request: pytest.FixtureRequest) -> Pool | SharedPool:
     """The session's pool: `statistics()` tells what it has done."""
     return _get_run(request.config).pool

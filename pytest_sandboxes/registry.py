@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
 from pytest_sandboxes.display import one_line
@@ -18,6 +19,8 @@ _BUILT_IN = {
     "docker": ("pytest_sandboxes.backends.docker", "DockerBackend"),
 }
 _PLANNED = ("modal", "gcp")
+_SDKS = {"docker": "docker"}
+"""What has to be importable for a backend to do anything."""
 
 Factory = Callable[["BackendOptions"], "Backend"]
 
@@ -53,6 +56,11 @@ def check_custom(found: object, source: str) -> Mapping[str, Factory]:
                 f"{source} {expected}, but {name!r} is {shown(factory)} ({type(factory).__name__})"
             )
     return found
+
+
+def installed() -> list[str]:
+    """Our backends that can be used here, as far as what is installed goes."""
+    return [name for name in _BUILT_IN if name not in _SDKS or find_spec(_SDKS[name])]
 
 
 def make(name: str, options: BackendOptions, custom: Mapping[str, Factory]) -> Backend:

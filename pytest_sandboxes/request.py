@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -34,6 +35,10 @@ class Request:
         """Resolves when a popen's command has started, or the request has ended."""
         self._connection = connection
         self.number = number
+        self.slot = 0
+        """The slot of the sandbox that it is for."""
+        self.objection: Callable[[Mapping[str, object]], str | None] | None = None
+        """Asked about the answer before anybody has it: why the sandbox is to be given up instead, if so."""
         self.sinks = {wire.STDOUT: sinks[0], wire.STDERR: sinks[1]}
         self.allowed = {wire.STDOUT: wire.WINDOW, wire.STDERR: wire.WINDOW}
         self.open_streams = set(self.sinks)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_sandboxes import registry
-from pytest_sandboxes.backends.base import Backend, BackendOptions
-from pytest_sandboxes.errors import ConfigurationError, InfrastructureError, SandboxesError
+from pytest_sandboxes.errors import ConfigurationError, InfrastructureError
 from pytest_sandboxes.lease import Lease
 from pytest_sandboxes.markers import (
     Requirement,
@@ -22,56 +18,44 @@ from pytest_sandboxes.markers import (
     read_marker,
     read_markers,
 )
-from pytest_sandboxes.pool import Pool, check_slots
-from pytest_sandboxes.profiles import Profile, Profiles
+from pytest_sandboxes.pool.pool import Pool
+from pytest_sandboxes.profiles.catalog import Profiles
 from pytest_sandboxes.reporting.attempts import Attempt
-from pytest_sandboxes.settings import Settings
+from pytest_sandboxes.settings.settings import Settings
 from pytest_sandboxes.slot import Slot
+from pytest_sandboxes.supply import Supply, Wish
+
+if TYPE_CHECKING:
+    from pytest_sandboxes.sharing.shared_pool import SharedPool, SharedSupply
 
 __tracebackhide__ = True  # a failing test shows its own line, not ours
 
 FIXTURES = frozenset({"sandbox", "sandbox_factory", "sandbox_pool"})
 """Asking for one of these makes a test a sandbox test."""
 
-KEEP_SECONDS = 3600.0
-"""How long the slot of a failed test lives on with `--sandbox-keep-failed`."""
-KEEP_AT_MOST = 20
-"""Slots kept, of all failed tests of a run."""
+
+def is_sandbox_test(item: pytest.Item) -> bool:
+    """Whether a test asks for sandboxes."""
+    return not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 class Run:
     """What the fixtures and hooks of one session share. Starts nothing before `prepare` or a lease."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(
+        self, config: pytest.Config, settings: Settings, profiles: Profiles, supply: Supply | SharedSupply
+    ) -> None:
+        profiles.activate(settings.profile, settings.source("profile"))
         self.settings = settings
         self._hook = config.hook
-        custom: dict[str, registry.Factory] = {}
-        hook = config.hook.pytest_sandboxes_backends
-        implementers = ", ".join(each.plugin_name for each in hook.get_hookimpls())
-        for found in hook(config=config):
-            custom.update(registry.check_custom(found, f"hook pytest_sandboxes_backends ({implementers})"))
-        registry.check_names(settings.backends, custom, settings.source("backends"))
-        self.profiles = Profiles.load(settings.profiles_file, source=settings.source("profiles_file"))
-        self.profiles.get(settings.profile, settings.source("profile"))
-        self._requirements = Requirements(self.profiles, settings)
-        options = BackendOptions(
-            isolation=settings.isolation,
-            best_effort=settings.enforcement == "best-effort",
-        )
-        self.backends: dict[str, Backend] = {
-            name: registry.make(name, options, custom) for name in settings.backends
-        }
-        self.pool = Pool(self.backends, start_attempts=1 + settings.infra_retries)
+        self.supply = supply
+        self.profiles = profiles
+        self._requirements = Requirements(profiles, settings)
+        self.pool: Pool | SharedPool = supply.pool
         self.attempt = Attempt("")
         """What is leased, used and lost goes on the record of this attempt at a test."""
         self.calling: pytest.Item | None = None
         """The test whose own function is running, no fixture of it."""
-        self.notes: list[str] = []
-        """What is still to be said of profiles; whoever says it takes it out."""
-        self._noted: set[str] = set()
-        self.kept: dict[str, list[str]] = {}
-        """What the summary says of each failed test whose slots were to be kept."""
-        self._ends: dict[str, list[str]] = {}
 
     # -- before the first test
 
@@ -84,48 +68,35 @@ class Run:
 
         Raises `ConfigurationError` for the first thing that is wrong: nothing has been started then.
         """
-        wanted: dict[tuple[str, str], tuple[Profile, int]] = {}
+        wanted: dict[tuple[str, str], Wish] = {}
+        tests = {}
         for item in items:
             requirement = self.requirement(item)
-            if FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            if not is_sandbox_test(item):
                 continue
-            check_slots(requirement.profile, requirement.slots, item.nodeid)
             backend = backend_of(item) or self.settings.backends[0]
-            key = (backend, requirement.profile.digest)
-            if key not in wanted:
-                self._check(backend, requirement.profile)
             leases = requirement.slots if "sandbox" in item.fixturenames else 0  # type: ignore[attr-defined]
-            wanted[key] = (requirement.profile, leases + wanted.get(key, (None, 0))[1])
-        for (backend, _), (profile, _) in wanted.items():
-            self.backends[backend].check_machine(profile)
-        for (backend, _), (profile, leases) in wanted.items():
-            self.pool.expect(backend, profile, leases)
-
-    def _check(self, backend: str, profile: Profile) -> None:
-        """Check a profile, and note, each once, what a backend makes less of it than it says."""
-        checked = self.backends[backend].check(profile)
-        notes = []
-        if checked.unused:
-            notes.append(f"{', '.join(checked.unused)} not used by backend {backend}")
-        if checked.dropped:
-            notes.append(
-                f"{', '.join(checked.dropped)} dropped, which backend {backend} cannot keep "
-                f"({self.settings.source('enforcement')} {self.settings.enforcement})"
-            )
-        if not checked.isolated and self.settings.isolation is None:  # else the header has it
-            notes.append(
-                f"isolation none ({profile.source('isolation')}): its code runs as you, not isolated"
-            )
-        lines = [f"profile {profile.name}: {note}" for note in notes]
-        self.notes += [line for line in lines if line not in self._noted]
-        self._noted.update(lines)
+            wish = Wish(backend, requirement.profile, leases, requirement.slots, item.nodeid)
+            before = wanted.get(wish.key)
+            if before is not None:
+                most = wish if wish.at_once > before.at_once else before
+                wish = replace(most, profile=before.profile, leases=before.leases + leases)
+            wanted[wish.key] = wish
+            tests[item.nodeid] = requirement.retry_safe is not False
+        self.supply.prepare(list(wanted.values()), tests)
 
     # -- leases
 
     def lease(self, backend: str, requirement: Requirement, holder: str) -> Lease:
         """Lease slots, until `release`. Losses and failures are on record whatever a test makes of them."""
         try:
-            lease = self.pool.lease(backend, requirement.profile, slots=requirement.slots, holder=holder)
+            lease = self.pool.lease(
+                backend,
+                requirement.profile,
+                slots=requirement.slots,
+                holder=holder,
+                alone=self.attempt.alone,
+            )
         except InfrastructureError as error:
             self.attempt.failures.append(error)
             raise
@@ -155,42 +126,16 @@ class Run:
                 marked = read_markers(item.iter_markers("sandbox"), lambda mark: _origin(mark, item))
                 wish = for_another_lease(marked, wish)
             requirement = self._requirements.resolve(wish)
-            self._check(backend, requirement.profile)
+            self.supply.check(backend, requirement.profile)
         except ConfigurationError as error:
             raise error.with_traceback(
                 None
             ) from None  # how it was found is of no use to who made the mistake
         return LeasedForBlock(self, backend, requirement, holder)
 
-    def keep(self, lease: Lease, nodeid: str) -> None:
-        """Let the sandboxes of a failed test live on for a while, and say how to enter and to end them."""
-        if len(self.kept) >= KEEP_AT_MOST or lease.losses:
-            return
-        try:
-            commands = self.pool.keep(lease, KEEP_SECONDS)
-        except (SandboxesError, TimeoutError, NotImplementedError) as error:
-            self.kept[nodeid] = [f"{nodeid}: not kept: {error}"]
-            return
-        self.kept[nodeid] = [f"{nodeid}\n  enter: {enter}\n  end:   {end}" for enter, end in commands]
-        self._ends[nodeid] = [end for _, end in commands]
-
-    def end_kept(self, nodeid: str) -> None:
-        """End what was kept of a test that turns out to be run once more."""
-        self.kept.pop(nodeid, None)
-        for command in self._ends.pop(nodeid, ()):
-            subprocess.run(shlex.split(command), check=False, capture_output=True)
-
-    def account(self) -> dict[str, Any]:
-        """What the summary of the run is made of, as plain data: workers of pytest-xdist send it."""
-        return {
-            "statistics": asdict(self.pool.statistics()),
-            "kept": [text for texts in self.kept.values() for text in texts],
-            "notes": self.notes,  # those that the terminal has not shown
-        }
-
-    def close(self) -> None:
-        """End everything. May be called twice."""
-        self.pool.close()
+    def close(self, *, in_order: bool = False) -> None:
+        """End everything. May be called twice. `in_order`: the run has come to its end, and was not broken off."""
+        self.supply.close(in_order=in_order)
 
 
 _NEEDS_WITH = "sandbox_factory leases for a block, so write `with sandbox_factory(...) as slot:`"

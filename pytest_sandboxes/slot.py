@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from pytest_sandboxes import commands, file_operations, transfer
 from pytest_sandboxes.file_operations import DEFAULT_MAX_ENTRIES, ArchiveFormat
-from pytest_sandboxes.lease import Lease
+from pytest_sandboxes.lease import Lease, LeasedPort
 from pytest_sandboxes.operations import Pending, Text
 from pytest_sandboxes.process import AsyncProcess, Process
 from pytest_sandboxes.results import ExecResult, FileBytes, FileText, Listing
-from pytest_sandboxes.sandbox import Sandbox
 from pytest_sandboxes.streams import Piped
 
 __tracebackhide__ = True  # a failing test shows its own line, not ours
@@ -49,7 +48,7 @@ class _Requests:
         return f"<{type(self).__name__} leased by {self._lease.holder}>"
 
     @property
-    def _port(self) -> Sandbox:
+    def _port(self) -> LeasedPort:
         return self._lease.port(self._index)
 
     def _timeout(self, timeout: float | None) -> float | None:

@@ -9,8 +9,8 @@ from pytest_sandboxes import arguments, registry
 from pytest_sandboxes.backends.base import Backend, BackendOptions
 from pytest_sandboxes.errors import ConfigurationError
 from pytest_sandboxes.lease import Lease
-from pytest_sandboxes.pool import Pool
-from pytest_sandboxes.profiles import Profile
+from pytest_sandboxes.pool.pool import Pool
+from pytest_sandboxes.profiles.profile import Profile
 from pytest_sandboxes.slot import Slot
 
 _RENAMED = {"execution_timeout_s": "timeout", "workspace_base": "workdir"}

@@ -34,6 +34,11 @@ def there_are(names: Sequence[str]) -> str:
     return f"there {'is' if len(names) == 1 else 'are'} {alternatives(names, 'and')}"
 
 
+def counted(number: int, what: str) -> str:
+    """`1 test`, or `2,000 tests`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def yaml_mistake(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     """The line of `text`, from 1, at which the parser gave up, and what is wrong there, as a whole sentence.
 

@@ -11,6 +11,7 @@ from pytest_sandboxes.agent import wire
 TYPE_CHECKING = False  # `typing` is not worth its import time here
 if TYPE_CHECKING:
     from pytest_sandboxes.agent.link import Link, Poller
+    from pytest_sandboxes.agent.slots import Slot
 
 _FAIR_SHARE = 4 * wire.CHUNK  # bytes read from one pipe before others get their turn
 PATIENCE = 0.25
@@ -225,9 +226,9 @@ class Pipes:
 class Job:
     """One request's child process.
 
-    `kind` is "exec" for a command whose processes are all those that are nobody else's, "supervised" and "popen" for
-    one below a supervisor, "file" for a worker. A popen answers when its command ends and may still have output to
-    deliver then; the others answer when that has been delivered.
+    `kind` is "exec" for a command whose processes are all those that are nobody else's, and whose end the agent sees
+    itself, "supervised" and "popen" for one below a supervisor, "file" for a worker. A popen answers when its command
+    ends and may still have output to deliver then; the others answer when that has been delivered.
     """
 
     __slots__ = (
@@ -244,14 +245,19 @@ class Job:
         "reaped",
         "report",
         "request",
+        "slot",
         "started",
         "stdin",
         "timed_out",
         "victims",
     )
 
-    def __init__(self, request: int, kind: str, pid: int, timeout: float | None, oom_kills: int = 0) -> None:
+    def __init__(
+        self, request: int, slot: Slot, kind: str, pid: int, timeout: float | None, oom_kills: int = 0
+    ) -> None:
         self.request = request
+        self.slot = slot
+        """Whose it is."""
         self.oom_kills = oom_kills
         """How often the kernel had killed at the memory limit before it was started."""
         self.kind = kind
@@ -291,8 +297,14 @@ class Job:
             self.outcome = outcome
             self.ended = time.monotonic()
 
+    def end_as_reaped(self, outcome: dict[str, object]) -> None:
+        """How a command without a supervisor has ended, unless it has not even started and said why."""
+        self.end((None if self.report is None else self.report.message()) or outcome)
+
     def find_outcome(self) -> bool:
         """Whether the command or worker has ended, by its own report or by its death."""
+        if self.kind == "exec":
+            return self.outcome is not None
         if self.outcome is None and self.report is not None and (self.reaped or self.kind != "file"):
             message = self.report.message()
             if message is not None and "started" in message:

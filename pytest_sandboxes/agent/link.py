@@ -57,17 +57,33 @@ class Link:
         self._receive = receive
         self._lost = lost
         self._reader = wire.FrameReader()
+        self._numbers = wire.Numbering()
         # read into one buffer: a new one of this size for each read would cost three calls of the kernel
         self._inbox = memoryview(bytearray(_READ))
         self._queue = bytearray()
         self._blocked = False
+        self._awaited: tuple[bytes, int, Callable[[bytes], None]] | None = None
+        self._before = b""
         for fd in (incoming, outgoing):
             os.set_blocking(fd, False)
         poller.watch(incoming, select.POLLIN, self._readable)
 
     def send(self, kind: int, request: int, payload: bytes = b"") -> None:
         """Queue one frame; `flush` writes it."""
-        self._queue += wire.frame(kind, request, payload)
+        self._queue += wire.frame(kind, request, payload, self._numbers.next())
+
+    def send_bare(self, data: bytes) -> None:
+        """Queue bytes that are no frame."""
+        self._queue += data
+
+    def wait_for(self, watchword: bytes, size: int, come: Callable[[bytes], None]) -> None:
+        """Take no frame any more before somebody says `watchword`; `come` is called with the `size` bytes behind it.
+
+        After those, frames are taken as ever, and are numbered anew in both directions.
+        """
+        self._awaited = watchword, size, come
+        self._before = b""
+        self._reader = wire.FrameReader()
 
     def flush(self) -> None:
         """Write as much as the stream takes now; the rest follows when it takes more."""
@@ -83,7 +99,9 @@ class Link:
         except BlockingIOError:
             pass
         except OSError:
-            self._lost()
+            self._lost()  # which ends the agent, or closes this
+            queue.clear()
+            return
         if bool(queue) != self._blocked:
             self._blocked = bool(queue)
             if self._blocked:
@@ -112,5 +130,25 @@ class Link:
         if not size:
             self._lost()
             return
-        for kind, request, payload in self._reader.feed(self._inbox[:size]):
-            self._receive(kind, request, payload)
+        data = self._inbox[:size]
+        for kind, request, payload in self._reader.feed(
+            data if self._awaited is None else self._behind(data)
+        ):
+            if self._awaited is None:  # else the one before it was the last of its sender's
+                self._receive(kind, request, payload)
+
+    def _behind(self, data: memoryview) -> bytes:
+        """What has come behind the watchword and what goes with it; nothing as long as these are not there."""
+        assert self._awaited is not None
+        watchword, size, come = self._awaited
+        seen = self._before + bytes(data)
+        at = seen.find(watchword)
+        end = at + len(watchword) + size
+        if at < 0 or end > len(seen):
+            self._before = seen[at:] if at >= 0 else seen[1 - len(watchword) :]
+            return b""
+        self._awaited = None
+        self._before = b""
+        self._numbers = wire.Numbering()
+        come(seen[end - size : end])
+        return seen[end:]

@@ -9,10 +9,11 @@ import stat
 import sys
 import time
 
-from pytest_sandboxes.agent import cleaning, confinement, files, processes, spawn, wire
+from pytest_sandboxes.agent import confinement, files, parking, processes, routes, spawn, wire
 from pytest_sandboxes.agent.identity import Identity, UserIdentity
 from pytest_sandboxes.agent.jobs import Job, Pipes
 from pytest_sandboxes.agent.link import Link, Poller
+from pytest_sandboxes.agent.slots import Children, Slot, make_slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 else:
     import _signal as signal
 
+_FIRST_RANK, _LAST_RANK = -20, 19  # nice values
 _TICK = 1.0  # seconds between looks at the heartbeat's age
-_END_DEADLINE = 2.0  # seconds that killed processes may take to be gone before a reset has failed
 _FAST_TICK = 0.005  # seconds between looks at processes that have been killed and are not gone yet
 
 
@@ -33,16 +34,13 @@ class Agent:
     def __init__(self) -> None:
         self._poller = Poller()
         self._jobs: dict[int, Job] = {}
-        self._by_pid: dict[int, Job] = {}
-        self._workspace = b"/"
-        self._environment: dict[bytes, bytes] = dict(os.environb)
-        self._environment.pop(b"PWD", None)  # ours: a command has its own
+        self._children = Children()
+        self._slots: list[Slot] = []
         self._heartbeat_deadline = 30.0
         self._sacrifice = processes.Sacrifice()
-        self._identity = Identity()
         self._oom_kills: Callable[[], int] = lambda: 0
+        self._niceness = 0
         self._shared: list[bytes] = []
-        self._directories: list[bytes] = []
         self._kept_until = 0.0
         self._paused_at: float | None = None
         self._controller = -1
@@ -126,7 +124,7 @@ class Agent:
             if job.announced:  # only its output was still wanted, and now is not
                 self._forget(job)
             else:
-                self._kill(job)
+                job.slot.kill(job)
 
     def _resume(self) -> None:
         if self._paused_at is not None:
@@ -139,8 +137,14 @@ class Agent:
     def _controller_gone(self) -> None:
         if time.monotonic() >= self._kept_until:
             self._exit()
-        self._poller.unwatch(self._controller)
+        self._forget_controller()
         self._link.close()
+
+    def _forget_controller(self) -> None:
+        if self._controller >= 0:
+            self._poller.unwatch(self._controller)
+            os.close(self._controller)
+            self._controller = -1
 
     def _exit(self) -> NoReturn:
         """End at once. As the first process of a namespace we take everything in it along."""
@@ -162,39 +166,34 @@ class Agent:
         self._link.send(wire.RESULT, request, wire.encode(result))
 
     def _do_configure(self, request: int, message: dict[str, Any]) -> None:
-        """Set up the slot; the first request, answered before any other is sent."""
-        self._workspace = message["workspace"]
-        for name, value in message["environment"]:
-            if value is None:
-                self._environment.pop(name, None)
-            else:
-                self._environment[name] = value
+        """Set up the sandbox; the first request, answered before any other is sent."""
         self._heartbeat_deadline = message["heartbeat_deadline"]
+        if message["internet_only"]:
+            routes.leave_internet_only()
+            confinement.give_up(confinement.NET_ADMIN)
         if message["counts_oom_kills"]:
             self._oom_kills = processes.oom_kills
         if message["sacrifice_children"]:
             self._sacrifice = processes.FirstVictims()
-        self._directories = message["directories"]
-        if message["user"] is not None:
-            self._identity = UserIdentity(*message["user"])
-            self._shared = message["shared"]
+        self._shared = message["shared"]
+        self._slots = make_slots(
+            message["environment"], message["slots"], self._children, is_first=self._is_first
+        )
+        for slot in self._slots:
+            slot.source = message["source"]
+        if any(isinstance(slot.identity, UserIdentity) for slot in self._slots):
             confinement.bound_capabilities()
-        else:
-            for path in self._directories:
-                os.makedirs(path, 0o755, exist_ok=True)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        processes_limit = message["process_limit"]
-        if processes_limit:
-            allowed = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-            if (
-                allowed != resource.RLIM_INFINITY
-            ):  # the shell that runs pytest may have a lower one, not to be raised
-                processes_limit = min(processes_limit, allowed)
-            resource.setrlimit(resource.RLIMIT_NPROC, (processes_limit, processes_limit))
+        if message["process_limit"]:
+            processes.limit_processes(message["process_limit"])
         if not self._is_first:
             processes.adopt_orphans()
         processes.forbid_tracing()
-        processes.take_short_turns()
+        processes.take_short_turns(*([_FIRST_RANK] if message["comes_first"] else []), 0)
+        if message["comes_first"]:
+            confinement.give_up(confinement.SYS_NICE)
+            if os.getpriority(os.PRIO_PROCESS, 0) >= 0:  # it may not go first, so that others have to go last
+                self._niceness = _LAST_RANK
         if message["filter"]:
             confinement.refuse_calls(message["filter"])
         os.dup2(self._null, 2)  # what the launcher prints has been printed
@@ -205,7 +204,35 @@ class Agent:
         """Live on for some seconds without a controller, for somebody to look inside."""
         self._kept_until = time.monotonic() + message["seconds"]
         self._heartbeat_deadline = message["seconds"]
+        if not self._is_first:  # whose end is that of all others, too
+            signal.signal(signal.SIGTERM, lambda *_: self._exit())
         self._answer(request, {})
+
+    def _do_rely_on(self, request: int, message: dict[str, Any]) -> None:
+        """End with another process here that is not ours: it ends with the controller, where our input does not."""
+        controller = processes.descriptor_of(message["pid"])
+        self._forget_controller()
+        self._controller = controller
+        self._poller.watch(controller, select.POLLIN, self._controller_gone)
+        self._answer(request, {})
+
+    def _do_park(self, request: int, message: dict[str, Any]) -> None:
+        """Wait some seconds, without a controller, for the next one. Nothing may run here, now or meanwhile."""
+        if self._jobs:
+            raise RuntimeError("something still runs in it")
+        key, identity, usual = message["key"], message["identity"], self._heartbeat_deadline
+        watchword = parking.watchword(key)  # before anything changes, for it may fail
+
+        def taken_over(nonce: bytes) -> None:
+            self._heard = time.monotonic()
+            self._heartbeat_deadline = usual
+            self._link.send_bare(parking.proof(key, nonce, identity))
+
+        self._answer(request, {})
+        self._forget_controller()
+        self._paused_at = None
+        self._heartbeat_deadline = message["seconds"]
+        self._link.wait_for(watchword, parking.NONCE_SIZE, taken_over)
 
     def _do_exec(self, request: int, message: dict[str, Any]) -> None:
         self._run_command(request, message, "exec")
@@ -214,26 +241,37 @@ class Agent:
         self._run_command(request, message, "popen")
 
     def _run_command(self, request: int, message: dict[str, Any], kind: str) -> None:
-        environment = dict(self._environment)
+        slot = self._slots[message["slot"]]
+        environment = dict(slot.environment)
         environment.update(message["env"])
-        cwd = os.path.join(self._workspace, message["cwd"])
+        cwd = os.path.join(slot.workspace, message["cwd"])
         # One command at a time can be ended by ending whatever is not somebody else's. All others, and all that are
         # to live on, get a supervisor that keeps their descendants together.
-        if kind == "exec" and any(job.kind != "file" for job in self._jobs.values()):
+        if kind == "exec" and slot.runs_command:
             kind = "supervised"
-        pipes = Pipes(self._null, message["stdin"], kind != "exec")
+        # Who may signal the agent while it acts as a user never sees it act as one.
+        forks = kind == "exec" and not self._is_first and slot.is_users
+        pipes = Pipes(self._null, message["stdin"], forks or kind != "exec")
         oom_kills = self._oom_kills()
         try:
-            command = spawn.Command(message["argv"], environment, cwd, pipes.child, self._identity)
+            command = spawn.Command(
+                message["argv"], environment, cwd, pipes.child, slot.identity, self._niceness
+            )
             with self._sacrifice:
-                pid = command.start() if kind == "exec" else spawn.supervised(command, pipes.report_write)
+                if forks:
+                    pid = spawn.forked(command, pipes.report_write)
+                elif kind == "exec":
+                    pid = command.start()
+                else:
+                    pid = spawn.supervised(command, pipes.report_write, announce=kind == "popen")
         except BaseException:
             pipes.close()
             raise
-        self._adopt(Job(request, kind, pid, message["timeout"], oom_kills), pipes, message["limit"])
+        self._adopt(Job(request, slot, kind, pid, message["timeout"], oom_kills), pipes, message["limit"])
 
     def _do_file(self, request: int, message: dict[str, Any]) -> None:
-        path = os.path.join(self._workspace, message["path"])
+        slot = self._slots[message["slot"]]
+        path = os.path.join(slot.workspace, message["path"])
         limit = message["limit"]
         tasks: dict[str, Callable[[], dict[str, object]]] = {
             "read": lambda: files.read_file(path, limit),
@@ -245,34 +283,28 @@ class Agent:
             "receive": lambda: files.receive_tree(path),
             "archive": lambda: files.archive(path, message["format"], message["entries"]),
         }
-        self._start_worker(request, message, files.named(path, tasks[message["action"]]), self._identity)
+        self._start_worker(request, message, files.named(path, tasks[message["action"]]), slot, slot.identity)
 
     def _do_reset(self, request: int, message: dict[str, Any]) -> None:
-        """End all that runs and remove all that it has left; the answer is an error when anything stays."""
-        if not isinstance(self._identity, UserIdentity) or not self._is_first:
-            raise RuntimeError("this sandbox cannot be reset, only replaced")
-        deadline = time.monotonic() + _END_DEADLINE
-        processes.kill_everything()
-        while self._reap():
-            if time.monotonic() > deadline:
-                raise RuntimeError("processes do not end")
-            processes.kill_everything()
-            time.sleep(_FAST_TICK / 5)
-        for job in list(self._jobs.values()):  # whoever asked for them has given them up
+        """End all that runs in a slot and remove all that it has left; the answer is an error when anything stays."""
+        slot = self._slots[message["slot"]]
+        clean = slot.cleaner(self._shared)
+        slot.kill_all()
+        for job in list(slot.jobs.values()):  # whoever asked for them has given them up
             self._forget(job)
-        workspace, identity = self._workspace, self._identity
-        self._start_worker(
-            request,
-            {**message, "stdin": False, "limit": 0},
-            lambda: cleaning.clean(workspace, self._shared, self._directories, identity),
-            Identity(),
-        )
+        self._start_worker(request, {**message, "stdin": False, "limit": 0}, clean, slot, Identity())
+
+    def _do_fill(self, request: int, message: dict[str, Any]) -> None:
+        """Fill the workspace of a slot that is new, and cannot be reset."""
+        slot = self._slots[message["slot"]]
+        self._start_worker(request, {**message, "stdin": False, "limit": 0}, slot.fill, slot, slot.identity)
 
     def _start_worker(
         self,
         request: int,
         message: dict[str, Any],
         task: Callable[[], dict[str, object]],
+        slot: Slot,
         identity: Identity,
     ) -> None:
         pipes = Pipes(self._null, message["stdin"], True)
@@ -284,12 +316,12 @@ class Agent:
         except BaseException:
             pipes.close()
             raise
-        self._adopt(Job(request, "file", pid, message["timeout"], oom_kills), pipes, message["limit"])
+        self._adopt(Job(request, slot, "file", pid, message["timeout"], oom_kills), pipes, message["limit"])
 
     def _adopt(self, job: Job, pipes: Pipes, limit: int) -> None:
         job.connect(pipes, limit, self._link, self._poller)
-        self._jobs[job.request] = job
-        self._by_pid[job.pid] = job
+        self._jobs[job.request] = job.slot.jobs[job.request] = job
+        self._children.jobs[job.pid] = job
 
     # -- ends
 
@@ -299,78 +331,33 @@ class Agent:
                 pass
         except BlockingIOError:
             pass
-        self._reap()
-
-    def _reap(self) -> bool:
-        """Collect dead children; return whether any child is left."""
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return True
-            job = self._by_pid.pop(pid, None)
-            if job is not None:  # else an orphan that was ours to bury
-                job.reaped = True
-                if job.kind == "exec":
-                    cpu = usage.ru_utime + usage.ru_stime
-                    job.end({"status": status, "cpu": cpu, "peak": usage.ru_maxrss * 1024})
-
-    def _others(self, job: Job) -> frozenset[int]:
-        return frozenset(pid for pid, other in self._by_pid.items() if other is not job)
-
-    def _kill(self, job: Job) -> None:
-        """Kill a job with everything it has started."""
-        if job.kind == "file":
-            if not job.reaped:
-                processes.send_signal(job.pid, signal.SIGKILL)
-        elif job.kind != "exec" and not job.reaped:
-            job.victims |= processes.kill_descendants(job.pid)
-            processes.send_signal(job.pid, signal.SIGKILL)
-        elif job.kind == "exec" or not any(other.kind == "exec" for other in self._jobs.values()):
-            # what has no supervisor, or has killed its own, is all that is nobody else's
-            others = self._others(job)
-            if self._is_first and not others:
-                processes.kill_everything()
-            else:
-                processes.kill_descendants(os.getpid(), others)
-
-    def _is_gone(self, job: Job) -> bool:
-        """None of the job's processes is left."""
-        if not job.reaped or job.kind == "file":
-            return job.reaped
-        if job.kind != "exec" and any(other.kind == "exec" for other in self._jobs.values()):
-            # what has escaped its supervisor cannot be told from what is that other's, and ends with it
-            self._reap()
-            return not any(processes.exists(victim) for victim in job.victims)
-        others = self._others(job)
-        return not (processes.descendants(os.getpid(), others) if others else self._reap())
+        self._children.reap()
 
     def _advance(self, job: Job) -> None:
         """Take a job towards its end as far as it goes now."""
         if job.kind == "file" and job.outputs[0].cut:
-            self._kill(job)  # the rest, perhaps the zeros of a huge sparse file, is for nobody
+            job.slot.kill(job)  # the rest, perhaps the zeros of a huge sparse file, is for nobody
         if not job.find_outcome():
             return
         if job.announced:
             if job.closed():
                 self._forget(job)
             return
-        gone = self._is_gone(job)
-        if not gone:
-            self._kill(job)  # what it has left running
+        gone = job.slot.end_rest(job)
         # what has been killed runs no code any more, even where the kernel takes its time to bury it
         if (gone or job.overdue()) and (job.kind == "popen" or job.drained()):
             job.announced = True
             job.end_input()
-            self._answer(job.request, {"oom_killed": self._oom_kills() > job.oom_kills, **job.result()})
+            oom_kills = self._oom_kills()
+            killed = {"oom_kills": oom_kills, "oom_killed": oom_kills > job.oom_kills}
+            self._answer(job.request, {**killed, **job.result()})
             if job.kind != "popen" or job.closed():
                 self._forget(job)
 
     def _forget(self, job: Job) -> None:
         job.close()
         self._jobs.pop(job.request, None)
+        job.slot.jobs.pop(job.request, None)
 
     def _keep_deadlines(self) -> float:
         """Do what is due; return the seconds until something else may be."""
@@ -394,5 +381,5 @@ class Agent:
                 elif not job.timed_out:
                     job.timed_out = True
                     job.late = now - job.deadline
-                    self._kill(job)
+                    job.slot.kill(job)
         return wait

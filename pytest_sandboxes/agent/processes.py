@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 
 TYPE_CHECKING = False
@@ -18,6 +19,7 @@ _ROUNDS = 200
 
 
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+_PIDFD_OPEN = 434  # the same on all machines; `os` has it from Python 3.9 on
 _SHORTEST_TURN = 100_000  # nanoseconds, the least that the kernel takes
 
 
@@ -38,28 +40,32 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(f"prctl({option}) failed")
 
 
-def take_short_turns() -> None:
-    """Ask the scheduler for short turns, which come sooner than long ones however many processes compete.
+def take_short_turns(*ranks: int) -> None:
+    """Ask the scheduler for short turns, which come sooner than long ones; children have the usual ones.
 
-    Nothing changes where the kernel is older than 6.12, or has been told to prefer this process anyway.
+    `ranks`: nice values, of which the first counts that this process has a right to. Of hundreds of processes with one
+    rank, who has just had more than its share may wait for a second or two. Nothing changes where the kernel is older
+    than 6.12, or has been told to prefer this process anyway.
     """
     number = _SCHED_SETATTR.get(os.uname().machine)
     if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return
-    # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period; children get the usual
     reset_on_fork = 1
-    fields = (
-        (48, 4),
-        (os.SCHED_OTHER, 4),
-        (reset_on_fork, 8),
-        (0, 4),
-        (0, 4),
-        (_SHORTEST_TURN, 8),
-        (0, 8),
-        (0, 8),
-    )
-    attributes = b"".join(value.to_bytes(size, sys.byteorder) for value, size in fields)
-    call_library("syscall", number, 0, attributes, 0)
+    for nice in ranks:
+        # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period
+        fields = (
+            (48, 4),
+            (os.SCHED_OTHER, 4),
+            (reset_on_fork, 8),
+            (nice, 4),
+            (0, 4),
+            (_SHORTEST_TURN, 8),
+            (0, 8),
+            (0, 8),
+        )
+        attributes = b"".join(value.to_bytes(size, sys.byteorder, signed=True) for value, size in fields)
+        if call_library("syscall", number, 0, attributes, 0) == 0:
+            break
 
 
 def forbid_tracing() -> None:
@@ -91,11 +97,45 @@ def parents() -> dict[int, int]:
     return found
 
 
-def descendants(root: int, spared: frozenset[int] = frozenset()) -> set[int]:
-    """Every descendant of `root`, without `spared` processes and what is below them."""
+def children() -> list[int]:
+    """The children of this process. Some may be missing while others come and go."""
+    try:
+        with open("/proc/thread-self/children", "rb", 0) as file:
+            return [int(pid) for pid in b"".join(iter(lambda: file.read(4096), b"")).split()]
+    except FileNotFoundError:  # a kernel without
+        own = os.getpid()
+        return [process for process, parent in parents().items() if parent == own]
+
+
+def user_of(process: int) -> int:
+    """Whose a process is; -1 if it is gone. What it may have done to the owner of its files in /proc does not count."""
+    try:
+        with open(f"/proc/{process}/status", "rb", 0) as file:
+            status = file.read(1024)
+    except OSError:
+        return -1
+    # the only lines before hold its name, in which the kernel escapes line ends, and numbers
+    at = status.find(b"\nUid:\t")
+    return int(status[at + 6 :].split(None, 1)[0]) if at >= 0 else -1
+
+
+def processes_of(uid: int) -> list[int]:
+    """Every process of a user that /proc shows, those included that are only to be buried."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and user_of(int(name)) == uid]
+
+
+def descendants(root: int, spared: frozenset[int] = frozenset(), uid: int | None = None) -> set[int]:
+    """Every descendant of `root`, without `spared` processes and what is below them.
+
+    `uid`: only those whose line begins with a process of that user.
+    """
     children: dict[int, list[int]] = {}
     for process, parent in parents().items():
         children.setdefault(parent, []).append(process)
+    if uid is not None:
+        children[root] = [
+            process for process in children.get(root, ()) if process not in spared and user_of(process) == uid
+        ]
     found: set[int] = set()
     todo = [root]
     while todo:
@@ -106,8 +146,8 @@ def descendants(root: int, spared: frozenset[int] = frozenset()) -> set[int]:
     return found
 
 
-def kill_descendants(root: int, spared: frozenset[int] = frozenset()) -> set[int]:
-    """Kill every descendant of `root` but the `spared` and theirs; return them all.
+def kill_descendants(root: int, spared: frozenset[int] = frozenset(), uid: int | None = None) -> set[int]:
+    """Kill every descendant of `root` but the `spared` and theirs, of user `uid` if given; return them all.
 
     In rounds, until one finds no process that is new. Nobody buries the dead meanwhile, neither this process nor
     `root`, which is stopped if it is another: however fast code forks and its parents exit, each step leaves a zombie
@@ -117,7 +157,7 @@ def kill_descendants(root: int, spared: frozenset[int] = frozenset()) -> set[int
         send_signal(root, signal.SIGSTOP)
     killed: set[int] = set()
     for _ in range(_ROUNDS):
-        fresh = descendants(root, spared) - killed
+        fresh = descendants(root, spared, uid) - killed
         if not fresh:
             break
         for process in sorted(fresh):  # most parents come first that way, and see no child die
@@ -134,6 +174,14 @@ def kill_everything() -> None:
         os.kill(-1, signal.SIGKILL)
     except OSError:
         pass
+
+
+def descriptor_of(process: int) -> int:
+    """A descriptor that becomes readable when `process` ends. Raises OSError when it is gone, or before Linux 5.3."""
+    fd = call_library("syscall", _PIDFD_OPEN, process, 0)
+    if fd < 0:
+        raise OSError(f"no descriptor of process {process}, which takes Linux 5.3")
+    return fd
 
 
 def send_signal(process: int, number: int) -> None:
@@ -164,6 +212,14 @@ def oom_kills() -> int:
         if b"oom_kill" in words:
             return int(words[words.index(b"oom_kill") + 1])
     return 0
+
+
+def limit_processes(number: int) -> None:
+    """Let no user whom this process becomes have more processes than `number`."""
+    allowed = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    if allowed != resource.RLIM_INFINITY:  # the shell that runs pytest may have a lower one, not to be raised
+        number = min(number, allowed)
+    resource.setrlimit(resource.RLIMIT_NPROC, (number, number))
 
 
 class Sacrifice:

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
+    from typing import NoReturn
 else:
     import _signal as signal
 
@@ -27,10 +28,11 @@ RESERVED_FDS = 4
 class Command:
     """What to run: absolute `cwd`, whole environment, the three descriptors of the child, and who it is.
 
-    `PWD` is added to an environment without one.
+    `PWD` is added to an environment without one. Under a supervisor, its nice value becomes `niceness`, unless that
+    is 0.
     """
 
-    __slots__ = ("argv", "cwd", "env", "identity", "stdio")
+    __slots__ = ("argv", "cwd", "env", "identity", "niceness", "stdio")
 
     def __init__(
         self,
@@ -39,12 +41,14 @@ class Command:
         cwd: bytes,
         stdio: tuple[int, int, int],
         identity: Identity,
+        niceness: int = 0,
     ) -> None:
         self.argv = argv
         self.env = env
         self.cwd = cwd
         self.stdio = stdio
         self.identity = identity
+        self.niceness = niceness
 
     def start(self) -> int:
         """Start it in a session of its own; return its pid.
@@ -52,26 +56,38 @@ class Command:
         Raises the OSError that tells what is missing: the working directory or the program, with its name.
         """
         with self.identity:
-            os.chdir(self.cwd)
             try:
-                if (
-                    b"PWD" not in self.env
-                ):  # a shell would say so, and programs rely on it for links in the path
-                    self.env[b"PWD"] = os.getcwdb()
-                return self._search()
+                self._enter()
+                return self._search(self._spawn)
             finally:
                 os.chdir("/")
 
-    def _search(self) -> int:
+    def become(self) -> NoReturn:
+        """Have this process, whose descriptors 0 to 2 are the command's, become it. Raises as `start`."""
+        os.setsid()
+        self._enter()
+        for number in _RESTORED:
+            if signal.getsignal(number) == signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._search(lambda path: os.execve(path, self.argv, self.env))  # noqa: S606 - it is what was asked for
+        raise AssertionError("it has become another program")
+
+    def _enter(self) -> None:
+        os.chdir(self.cwd)
+        if b"PWD" not in self.env:  # a shell would say so, and programs rely on it for links in the path
+            self.env[b"PWD"] = os.getcwdb()
+
+    def _search(self, begin: Callable[[bytes], int]) -> int:
         program = self.argv[0]
         if b"/" in program:
-            return self._spawn(program)
+            return begin(program)
         denied = False
         for directory in self.env.get(b"PATH", _DEFAULT_PATH.encode()).split(b":"):
             path = os.path.join(directory or b".", program)
             try:
                 os.stat(path)  # an attempt to start what is not there would cost thirty times as much
-                return self._spawn(path)
+                return begin(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except PermissionError:
@@ -87,12 +103,23 @@ class Command:
         )
 
 
-def supervised(command: Command, report_fd: int) -> int:
+def forked(command: Command, report_fd: int) -> int:
+    """Start `command` in a fork that is its user already, for an agent that must not act as that user itself.
+
+    Returns its pid; `report_fd` gets the error that kept it from starting, if one did.
+    """
+    return _fork(command.become, (*command.stdio, report_fd), command.identity)
+
+
+def supervised(command: Command, report_fd: int, *, announce: bool) -> int:
     """Start `command` below a supervisor, so that all its descendants can be told from those of other jobs.
 
-    Returns the supervisor's pid; `report_fd` gets the command's end, or the error that kept it from starting.
+    Returns the supervisor's pid; `report_fd` gets the command's end, or the error that kept it from starting. With
+    `announce`, it is told of the start as well, which nobody waits for otherwise.
     """
-    return _fork(lambda: _supervise(command), (*command.stdio, report_fd), command.identity)
+    return _fork(
+        lambda: _supervise(command, announce=announce), (*command.stdio, report_fd), command.identity
+    )
 
 
 def worker(
@@ -157,12 +184,20 @@ def _arrange(fds: tuple[int, int, int, int]) -> None:
     os.closerange(_REPORT_FD + 1, 1 << 20)
 
 
-def _supervise(command: Command) -> None:
+def _supervise(command: Command, *, announce: bool) -> None:
     processes.adopt_orphans()
     command.stdio = (0, 1, 2)
     command.identity = Identity()
     pid = command.start()
-    report({"started": True})
+    if command.niceness:
+        # The supervisor itself does not go last: it has to have its turn when the command has ended. What gets out of
+        # the command's group in the moment before this goes no sooner than the agent does.
+        try:
+            os.setpriority(os.PRIO_PGRP, pid, command.niceness)
+        except OSError:  # it has ended, or is a program that changes who it is
+            pass
+    if announce:
+        report({"started": True})
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

@@ -1,9 +1,11 @@
 """What travels between an agent and its controller: frames, and the values inside them.
 
-A frame is `u32 payload length | u8 type | u32 request id | payload`, big-endian. A value is a tag byte and its content;
-the codec knows None, bool, int, float, str, bytes, list and dict with str keys. It exists because `json` more than
-doubles an agent's start-up time and has no bytes, while `pickle` and `marshal` must never touch what a sandbox says.
-Decoding is strict: every length is checked against what is there, and nesting is bounded.
+A frame is `u32 payload length | u8 type | u32 request id | u32 number | payload`, big-endian. The number counts the
+frames of one direction: who carries a stream in pieces could leave one out, repeat one or change their order, and
+nobody would see it where a piece is whole frames. A value is a tag byte and its content; the codec knows None, bool,
+int, float, str, bytes, list and dict with str keys. It exists because `json` more than doubles an agent's start-up time
+and has no bytes, while `pickle` and `marshal` must never touch what a sandbox says. Decoding is strict: every length is
+checked against what is there, and nesting is bounded.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 else:
     _ByType = dict
 
-HEADER_SIZE = 9
+HEADER_SIZE = 13
 MAX_PAYLOAD = 1 << 18
 """Bytes of payload in one frame, at most: small enough that another request never waits long behind one."""
 CHUNK = 1 << 16
@@ -42,9 +44,42 @@ class ProtocolError(ValueError):
     """The other side sent something that this protocol does not allow."""
 
 
-def frame(kind: int, request: int, payload: bytes = b"") -> bytes:
-    """One frame, ready to be written."""
-    return len(payload).to_bytes(4, "big") + bytes((kind,)) + request.to_bytes(4, "big") + payload
+def frame(kind: int, request: int, payload: bytes = b"", number: int = 0) -> bytes:
+    """One frame, ready to be written if that is its number."""
+    return b"%b%c%b%b%b" % (
+        len(payload).to_bytes(4, "big"),
+        kind,
+        request.to_bytes(4, "big"),
+        number.to_bytes(4, "big"),
+        payload,
+    )
+
+
+class Numbering:
+    """Counts the frames of one direction, and says the number of each in turn."""
+
+    def __init__(self) -> None:
+        self.coming = 0
+        """The number of the next frame."""
+
+    def next(self) -> int:
+        """The number of the next frame, which is the one that is dealt with now."""
+        number = self.coming
+        self.coming = (number + 1) & 0xFFFFFFFF
+        return number
+
+    def number(self, frames: bytes) -> bytes:
+        """Whole frames, one behind the other, with their numbers."""
+        view = memoryview(frames)
+        pieces: list[bytes | memoryview] = []
+        done = at = 0
+        while at + HEADER_SIZE <= len(view):
+            size = int.from_bytes(view[at : at + 4], "big")
+            pieces += view[done : at + 9], self.next().to_bytes(4, "big")
+            done = at + HEADER_SIZE
+            at = done + size
+        pieces.append(view[done:])
+        return b"".join(pieces)
 
 
 class FrameReader:
@@ -52,11 +87,13 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._numbers = Numbering()
 
     def feed(self, data: bytes | memoryview) -> list[tuple[int, int, bytes]]:
         """Add `data`; return every frame that is now whole as (type, request id, payload).
 
-        Raises `ProtocolError` for a frame larger than `MAX_PAYLOAD`, before any of it is kept.
+        Raises `ProtocolError` for a frame larger than `MAX_PAYLOAD`, before any of it is kept, and for one that is not
+        the next.
         """
         buffer = self._buffer
         buffer += data
@@ -67,9 +104,12 @@ class FrameReader:
                 size = int.from_bytes(view[start : start + 4], "big")
                 if size > MAX_PAYLOAD:
                     raise ProtocolError(f"frame of {size} bytes")
+                if int.from_bytes(view[start + 9 : start + HEADER_SIZE], "big") != self._numbers.coming:
+                    raise ProtocolError("a frame is missing, comes twice or out of turn")
                 stop = start + HEADER_SIZE + size
                 if stop > end:
                     break
+                self._numbers.next()
                 request = int.from_bytes(view[start + 5 : start + 9], "big")
                 frames.append((view[start + 4], request, bytes(view[start + HEADER_SIZE : stop])))
                 start = stop

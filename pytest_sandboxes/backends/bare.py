@@ -9,13 +9,21 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from pytest_sandboxes.backends.base import AgentSetup, Launched
+from pytest_sandboxes.backends.base import AgentSetup, KeptSlot, Launched, SlotSetup
 from pytest_sandboxes.backends.bubblewrap import Interpreter
-from pytest_sandboxes.backends.children import END_TIMEOUT, complaint_of, disown, own_pidfd, reap
+from pytest_sandboxes.backends.children import (
+    END_TIMEOUT,
+    complaint_of,
+    disown,
+    own_pidfd,
+    reap,
+    run_command,
+)
 from pytest_sandboxes.backends.ownership import Claim, remove_tree, sweep
 from pytest_sandboxes.payload import bootstrap, payload
 
-_PREFIX = "pytest-sandboxes-"
+SCRATCH_PREFIX = "pytest-sandboxes-"
+"""Of the names of directories that belong to a process, see `ownership`."""
 
 
 class Bare(Launched):
@@ -45,25 +53,27 @@ class Bare(Launched):
         self._complaint = self._complaint or complaint_of(self._process)
         return self._complaint
 
-    def keep(self) -> tuple[str, str]:
+    def keep(self, slot: SlotSetup) -> KeptSlot:
         # under a name that no later run sweeps
         folder = self._scratch.path.rename(self._scratch.path.with_name(f"kept-{self._scratch.path.name}"))
         self._scratch.release()
         disown(self._process)
-        workspace = folder / Path(self.setup.workspace).name
-        end = f"kill -9 {self._process.pid}; rm -r {shlex.quote(str(folder))}"
-        return f"cd {shlex.quote(str(workspace))}", end
+        workspace = folder / Path(slot.workspace).name
+        remove = f"rm -r {shlex.quote(str(folder))}"
+        # whoever writes there may take a moment to go
+        end = f"kill {self._process.pid}; {remove} || (sleep 1; {remove})"
+        return KeptSlot(f"cd {shlex.quote(str(workspace))}", end, lambda: run_command(end))
 
 
 def sweep_scratch() -> None:
     """Remove what killed runs have left."""
-    sweep(Path(tempfile.gettempdir()), _PREFIX, remove_tree)
+    sweep(Path(tempfile.gettempdir()), SCRATCH_PREFIX, remove_tree)
 
 
 def launch() -> Bare:
     """Start an agent without isolation. Raises OSError when there is no room for its directory."""
     interpreter = Interpreter.current()
-    scratch = Claim(Path(tempfile.mkdtemp(prefix=_PREFIX)))
+    scratch = Claim(Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX)))
     folders = {name: str(scratch.path / name) for name in ("workspace", "home", "tmp")}
     no_environment: dict[str, str] = {}
     ours, theirs = socket.socketpair()
@@ -84,13 +94,12 @@ def launch() -> Bare:
             scratch.release()
             raise
     setup = AgentSetup(
-        folders["workspace"],
+        (SlotSetup(folders["workspace"], directories=tuple(folders.values())),),
         {
             "PATH": interpreter.path,
             "HOME": folders["home"],
             "TMPDIR": folders["tmp"],
             "LANG": "C.UTF-8",
         },
-        directories=tuple(folders.values()),
     )
     return Bare(ours, setup, process, scratch)

@@ -14,8 +14,8 @@ from pathlib import Path
 from pytest_sandboxes.errors import IsolationUnavailableError
 
 HOME = "/tmp/home"  # noqa: S108 - in the sandbox, whose /tmp is its own
+SOURCE = "/.pytest-sandboxes-source"
 SHM_MEGABYTES = 64
-DEFAULT_DISK_MEGABYTES = 512
 
 _UID = 1000
 _OLDEST = (0, 8)  # the first with --disable-userns, and with --size for each tmpfs
@@ -133,8 +133,13 @@ def arguments(
     *,
     descriptors: dict[str, int],
     etc_descriptors: dict[str, int],
+    source: str | None,
 ) -> list[str]:
-    """Everything before the command. `prefix_source` is where this process finds the interpreter's prefix."""
+    """Everything before the command.
+
+    `prefix_source` is where this process finds the interpreter's prefix, `source` the directory that is to be at
+    `SOURCE`, if any.
+    """
     size = str(disk_megabytes << 20)
     words = ["bwrap", "--unshare-user", "--disable-userns", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
     words += ["--unshare-cgroup-try", "--unshare-net", "--as-pid-1", "--new-session", "--clearenv"]
@@ -151,6 +156,8 @@ def arguments(
         words += ["--ro-bind-data", str(descriptor), path]
     if not Path(interpreter.prefix).is_relative_to("/usr"):
         words += ["--ro-bind", prefix_source, interpreter.prefix]
+    if source is not None:
+        words += ["--ro-bind", source, SOURCE]
     # the settings of the sandbox's own namespaces, such as pid_max, would be the code's to change
     words += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
     for path in ("/proc/keys", "/proc/key-users"):  # they describe the keys of the user who runs this

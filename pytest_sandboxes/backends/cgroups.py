@@ -1,4 +1,7 @@
-"""Memory and process limits for a local sandbox: control groups, version 1 or 2, where this process may make some."""
+"""Limits of a local sandbox on memory, processes and processor time.
+
+They are control groups, version 1 or 2, where this process may make some.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import contextlib
 import os
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pytest_sandboxes.backends.ownership import Claim, sweep
@@ -14,6 +17,9 @@ from pytest_sandboxes.backends.ownership import Claim, sweep
 _PREFIX = "pytest-sandboxes-"
 _REMOVE_TIMEOUT = 2.0
 _MEBIBYTE = 1 << 20
+_PERIOD = 100_000  # microseconds over which processor time is shared out
+_AGENTS_TIME = 10_000  # of each second, for an agent that has its turns before all else
+_CONTROLLERS = frozenset({"memory", "pids", "cpu"})
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,15 @@ class Limits:
     """MB of memory, page cache and tmpfs included; swap is not added to it."""
     pids: int | None
     """Processes and threads, the sandbox's own agent included."""
+    cpu: float | None = None
+    """Cores, the sandbox's own agent included."""
 
     def __bool__(self) -> bool:
-        return self.memory is not None or self.pids is not None
+        return bool(self.controllers())
+
+    def controllers(self) -> list[str]:
+        """Those that take part."""
+        return [each.name for each in fields(self) if getattr(self, each.name) is not None]
 
 
 class Group:
@@ -51,6 +63,16 @@ class Group:
                 _write_if_there(folder / "memory.swappiness", "0")
         if limits.pids is not None:
             (self._directories["pids"] / "pids.max").write_text(str(limits.pids))
+        if limits.cpu is not None:
+            folder = self._directories["cpu"]
+            quota = str(round(limits.cpu * _PERIOD))
+            if self._unified:
+                (folder / "cpu.max").write_text(f"{quota} {_PERIOD}")
+            else:
+                (folder / "cpu.cfs_period_us").write_text(str(_PERIOD))
+                (folder / "cpu.cfs_quota_us").write_text(quota)
+                # without, some kernels let nobody in who is to have turns before others
+                _write_if_there(folder / "cpu.rt_runtime_us", str(_AGENTS_TIME))
 
     def add(self, pid: int) -> None:
         """Move a process in; its children to come are in with it."""
@@ -100,19 +122,12 @@ class Groups:
 
     def can(self, limits: Limits) -> bool:
         """Whether such limits can be kept."""
-        return (limits.memory is None or "memory" in self._parents) and (
-            limits.pids is None or "pids" in self._parents
-        )
+        return self._parents.keys() >= set(limits.controllers())
 
     def make(self, limits: Limits) -> Group:
         """Make the groups of one sandbox. Raises OSError when the kernel refuses."""
         name = _PREFIX + secrets.token_hex(8)
-        wanted = [
-            controller
-            for controller, limit in (("memory", limits.memory), ("pids", limits.pids))
-            if limit is not None and controller in self._parents
-        ]
-        directories = {controller: self._parents[controller] / name for controller in wanted}
+        directories = {controller: self._parents[controller] / name for controller in limits.controllers()}
         for path in set(directories.values()):
             path.mkdir()
         group = Group(directories, unified=self._unified)
@@ -125,7 +140,7 @@ class Groups:
 
 
 def _find_parents() -> tuple[bool, dict[str, Path]]:
-    """Directories in which groups with the memory and pids controllers can be made, if any."""
+    """Directories in which groups with each controller can be made, if any."""
     try:
         mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
         own = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
@@ -135,7 +150,7 @@ def _find_parents() -> tuple[bool, dict[str, Path]]:
     for _, mount_point, kind, options, *_ in mounts:
         if kind != "cgroup":
             continue
-        for controller in {"memory", "pids"} & set(options.split(",")):
+        for controller in _CONTROLLERS & set(options.split(",")):
             for _, names, path in own:
                 if controller in names.split(","):
                     candidates = (Path(mount_point + path), Path(mount_point))
@@ -161,7 +176,7 @@ def _find_delegated(start: Path, top: Path) -> dict[str, Path]:
             enabled = set((group / "cgroup.subtree_control").read_text().split())
         except OSError:
             enabled = set()
-        usable = {"memory", "pids"} & enabled
+        usable = _CONTROLLERS & enabled
         # moving a process also takes write access to the common ancestor of its old group and the new one
         if usable and _can_make_in(group) and os.access(group / "cgroup.procs", os.W_OK):
             return dict.fromkeys(usable, group)

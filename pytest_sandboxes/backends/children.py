@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
+
+from pytest_sandboxes.display import one_line
+from pytest_sandboxes.errors import SandboxesError
 
 END_TIMEOUT = 5.0
 """Seconds that a killed process may take to be gone."""
 
 _GRACE = 0.5
+_COMMAND_TIMEOUT = 30.0  # seconds; it may have many files to remove
 
 
 @contextlib.contextmanager
@@ -44,6 +49,30 @@ def complaint_of(process: subprocess.Popen[bytes]) -> str:
     text = (process.stderr.read(4096) or b"").decode("utf-8", "replace").strip()
     process.stderr.close()
     return text
+
+
+def run_command(command: str) -> None:
+    """Have a shell run a command. Raises `SandboxesError` when it fails, or takes longer than it ever should.
+
+    What it runs in its session ends with it then: a shell that is killed alone leaves that behind.
+    """
+    with subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as shell:
+        try:
+            complaint = shell.communicate(timeout=_COMMAND_TIMEOUT)[1]
+        except subprocess.TimeoutExpired:
+            raise SandboxesError(f"`{command}` has not ended within {_COMMAND_TIMEOUT:.0f} s") from None
+        finally:
+            if shell.returncode is None:  # whatever has come between, Ctrl-C as well
+                with contextlib.suppress(PermissionError):  # macOS says so of a session that has ended
+                    os.killpg(shell.pid, signal.SIGKILL)
+    if shell.returncode:
+        raise SandboxesError(f"`{command}` failed: {one_line(complaint.decode(errors='replace'), 300)}")
 
 
 def disown(process: subprocess.Popen[bytes]) -> None:

@@ -17,13 +17,21 @@ from random import SystemRandom
 from typing import Any
 
 from pytest_sandboxes.backends import bubblewrap, seccomp
-from pytest_sandboxes.backends.base import AgentSetup, Launched
+from pytest_sandboxes.backends.base import (
+    DEFAULT_DISK_MEGABYTES,
+    AgentSetup,
+    KeptSlot,
+    Launched,
+    SlotSetup,
+    Source,
+)
 from pytest_sandboxes.backends.cgroups import Group
 from pytest_sandboxes.backends.children import complaint_of, disown, own_pidfd, reap
+from pytest_sandboxes.backends.staged_sources import StagedSource
 from pytest_sandboxes.backends.staging import Stage
 from pytest_sandboxes.errors import IsolationUnavailableError, SandboxStartError
 from pytest_sandboxes.payload import bootstrap, payload
-from pytest_sandboxes.profiles import Profile
+from pytest_sandboxes.profiles.profile import Profile
 
 START_TIMEOUT = 20.0
 """Seconds that bubblewrap may take."""
@@ -78,12 +86,17 @@ class Isolated(Launched):
     def oom_kills(self) -> int:
         return 0 if self._group is None else self._group.oom_kills()
 
-    def keep(self) -> tuple[str, str]:
+    def keep(self, slot: SlotSetup) -> KeptSlot:
         module = [sys.executable, "-m", "pytest_sandboxes.backends.enter"]
         os.close(self._pidfd)
         self._pidfd = -1
         disown(self._bwrap)
-        return shlex.join([*module, str(self._pid), self.setup.workspace]), f"kill -9 {self._pid}"
+        enter = shlex.join([*module, str(self._pid), slot.workspace])
+        return KeptSlot(enter, f"kill -9 {self._pid}", self._end_kept)
+
+    def _end_kept(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(self._pid, signal.SIGKILL)
 
 
 class Launcher:
@@ -98,6 +111,8 @@ class Launcher:
     def __init__(self) -> None:
         self._prepared: tuple[bubblewrap.Interpreter, str, str] | None = None
         self._setpriv: str | None = None
+        self._stage = Stage()
+        self._passable: dict[Path, Path] = {}
 
     def _prepare(self) -> tuple[bubblewrap.Interpreter, str, str]:
         """The interpreter, the program and where the interpreter's prefix is found, for whoever runs the program."""
@@ -106,17 +121,24 @@ class Launcher:
             program, prefix = bubblewrap.find(), Path(interpreter.prefix)
             if os.geteuid() == 0:
                 self._setpriv = bubblewrap.find_setpriv()
-                stage = Stage()
-                prefix = stage.passable(prefix) / prefix.name
+                prefix = self._stage.passable(prefix) / prefix.name
                 package = program.parents[1]
                 libraries = package.with_name(f"{package.name}.libs")
                 if libraries.is_dir():  # the bundled program finds them by its own place
-                    program = stage.passable(package, libraries) / program.relative_to(package.parent)
+                    program = self._stage.passable(package, libraries) / program.relative_to(package.parent)
             self._prepared = (interpreter, str(program), str(prefix))
         return self._prepared
 
-    def launch(self, profile: Profile, group: Group | None) -> Isolated:
-        """Start a sandbox in `group`, if any.
+    def _reachable(self, source: Path) -> str:
+        """Where whoever runs the program finds a directory of this user's own."""
+        if os.geteuid() != 0:
+            return str(source)
+        if source not in self._passable:
+            self._passable[source] = self._stage.passable(source) / source.name
+        return str(self._passable[source])
+
+    def launch(self, profile: Profile, group: Group | None, source: StagedSource | None) -> Isolated:
+        """Start a sandbox in `group`, if any, with workspaces like `source`, if any.
 
         Raises `IsolationUnavailableError` when this machine cannot isolate, `SandboxStartError` with another cause.
         """
@@ -135,9 +157,10 @@ class Launcher:
                 interpreter,
                 prefix_source,
                 profile.workspace_base,
-                profile.disk or bubblewrap.DEFAULT_DISK_MEGABYTES,
+                profile.disk or DEFAULT_DISK_MEGABYTES,
                 descriptors=descriptors,
                 etc_descriptors=etc,
+                source=None if source is None else self._reachable(source.directory),
             )
             words += ["--", interpreter.executable, "-I", "-S", "-E", "-c", bootstrap(same_interpreter=True)]
             identity: dict[str, Any] = {}
@@ -170,9 +193,10 @@ class Launcher:
                 raise SandboxStartError(bubblewrap.explained(f"cannot run {program}: {error}")) from error
         try:
             first = self._meet(bwrap, info_read)
-            _prefer(first[0])
             if group is not None and gate is not None:
                 group.add(first[0])
+            _prefer(first[0])
+            if gate is not None:
                 os.write(gate, b"\n")
         except BaseException:
             ours.close()
@@ -183,7 +207,7 @@ class Launcher:
             if gate is not None:
                 os.close(gate)
         setup = AgentSetup(
-            profile.workspace_base,
+            (SlotSetup(profile.workspace_base, directories=(bubblewrap.HOME,)),),
             {
                 "PATH": interpreter.path,
                 "HOME": bubblewrap.HOME,
@@ -191,9 +215,9 @@ class Launcher:
                 "LANG": "C.UTF-8",
                 "USER": "sandbox",
             },
-            directories=(bubblewrap.HOME,),
             process_limit=_PROCESS_LIMIT if _limits_count_per_namespace() else 0,
             sacrifice_children=group is not None,
+            source=None if source is None else Source(bubblewrap.SOURCE, source.content),
         )
         return Isolated(ours, setup, bwrap, first, group)
 

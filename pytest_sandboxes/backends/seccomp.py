@@ -2,8 +2,8 @@
 
 A deny-list on top of namespaces and dropped capabilities. It closes three gaps that those leave: kernel surface that no
 benchmark needs (nested user namespaces, mounts, BPF, io_uring); what namespaces do not separate (keyrings); and what a
-process may do to another of its own user, by which hostile code could cripple the agent, process 1, and pass its own
-failure off as the machine's.
+process may do to another of its own user, by which hostile code could cripple the agent, and pass its own failure off
+as the machine's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from pytest_sandboxes.errors import IsolationUnavailableError
 
 _ALLOW = 0x7FFF0000
 _RETURN_ERRNO = 0x00050000
-_AGENT = 1  # the agent's pid, in the sandbox
+FIRST = 1
+"""The pid of an agent that is the first process of its sandbox."""
+UNKNOWN = 0x7FFFFFFF
+"""Stands for the pid of any other agent, which puts its own there."""
 
 # struct seccomp_data: u32 number, u32 architecture, u64 instruction pointer, u64 arguments[6]; little-endian
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
@@ -85,11 +88,19 @@ _CLONE, _CLONE3, _UNSHARE = (56, 220), (435, 435), (272, 97)
 _SOCKET, _IOCTL = (41, 198), (16, 29)
 _DENIED_FAMILIES = (17, 38, 40)  # AF_PACKET, AF_ALG, AF_VSOCK
 _DENIED_REQUESTS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: typing on somebody's terminal
+_FCNTL = (72, 25)
+_F_SETLEASE = 1024  # whoever opens such a file, in another sandbox or outside, waits for the lease's holder
+
+
+_MESSAGE_QUEUES = (240, 180)  # mq_open
 
 
 @cache
-def program(architecture: str = "") -> bytes:
+def program(architecture: str = "", *, agent: int = FIRST, message_queues: bool = True) -> bytes:
     """The filter for an architecture as `uname -m` calls it, by default this machine's.
+
+    `agent` is the pid of the agent, in the sandbox. Without `message_queues`, code opens none: they are for sandboxes
+    in which it could be seen what is left of them.
 
     Raises `IsolationUnavailableError` for one that it is not written for.
     """
@@ -109,7 +120,7 @@ def program(architecture: str = "") -> bytes:
         build.add(_JUMP_AT_LEAST, _X32_BIT, 0, 1)
         build.refuse(errno.ENOSYS)
     column = machine.column
-    for numbers in _DENIED.values():
+    for numbers in (*_DENIED.values(), *(() if message_queues else (_MESSAGE_QUEUES,))):
         build.add(_JUMP_EQUAL, numbers[column], 0, 1)
         build.refuse(errno.EPERM)
     # its flags lie behind a pointer, out of a filter's sight; libc falls back to clone
@@ -119,10 +130,11 @@ def program(architecture: str = "") -> bytes:
         build.refuse_if(numbers[column], 0, [(_JUMP_ANY_BIT, _NEW_NAMESPACES)])
     build.refuse_if(_SOCKET[column], 0, [(_JUMP_EQUAL, family) for family in _DENIED_FAMILIES])
     build.refuse_if(_IOCTL[column], 1, [(_JUMP_EQUAL, request) for request in _DENIED_REQUESTS])
+    build.refuse_if(_FCNTL[column], 1, [(_JUMP_EQUAL, _F_SETLEASE)])
     for numbers, index in _DENIED_ON_AGENT.values():
-        build.refuse_if(numbers[column], index, [(_JUMP_EQUAL, _AGENT)])
+        build.refuse_if(numbers[column], index, [(_JUMP_EQUAL, agent)])
     for numbers, process_kind in _PRIORITY_CALLS.values():
-        build.refuse_if(numbers[column], 1, [(_JUMP_EQUAL, _AGENT)])
+        build.refuse_if(numbers[column], 1, [(_JUMP_EQUAL, agent)])
         build.refuse_unless(numbers[column], 0, process_kind)
     build.add(_RETURN, _ALLOW)
     return build.code()

@@ -3,7 +3,8 @@
 An attempt in which a sandbox was lost counts for nothing, whatever the test made of it: the lease has recorded the
 loss, out of the test's reach. The test is tried again on a fresh slot where that is safe. When it is not, or no tries
 are left, the test is an error. But code that has lost its sandbox twice, with nobody else in it, has failed: bringing
-the sandbox down must never score better than failing.
+the sandbox down must never score better than failing. Where several slots share a sandbox, its loss is one for each
+lease on it and held against none; those tests are tried again alone, each in a sandbox of its own.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ _GUILTY_LOSSES = 2
 class Attempt:
     """What one attempt at a test has leased, used and lost so far."""
 
-    def __init__(self, test: str) -> None:
+    def __init__(self, test: str, *, alone: bool = False) -> None:
         self.test = test
         """Its node id; empty before the first test."""
+        self.alone = alone
+        """It leases sandboxes that it shares with nobody: an attempt before has lost one."""
         self.failures: list[InfrastructureError] = []
         """Leases that could not be had, and losses of which nothing but an exception tells."""
         self._made: set[Lease] = set()
@@ -40,7 +43,7 @@ class Attempt:
         if past is None:
             past = self._used[lease] = _Past(lease.losses)
         if past.losses:
-            present = {sandbox.name for sandbox in lease.sandboxes}
+            present = {port.name for port in lease.ports}
             past.overcome.update(loss for loss in past.losses if loss.sandbox not in present)
 
     @property
@@ -107,6 +110,11 @@ class History:
     """Attempts in which a sandbox was lost that had run nothing but this test's code."""
     records: list[str] = field(default_factory=list)
     """What was lost, one sentence per attempt that lost something."""
+
+    @property
+    def has_lost(self) -> bool:
+        """Some attempt has lost something."""
+        return bool(self.records)
 
 
 def judge(history: History, attempt: Attempt, *, retries: int, retry_safe: bool | None) -> Verdict:

@@ -7,6 +7,7 @@ rewritten. They are held back until then, those of subtests included, because wh
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
@@ -18,8 +19,8 @@ from pytest_sandboxes.reporting import rerunning
 from pytest_sandboxes.reporting.attempts import Attempt, History, Verdict, judge
 from pytest_sandboxes.reporting.junit import PREFIX, properties
 from pytest_sandboxes.reporting.rewriting import HeldReports, rewrite, silence
-from pytest_sandboxes.reporting.scrub import scrub
-from pytest_sandboxes.run import FIXTURES, Run
+from pytest_sandboxes.reporting.scrub import scrub, scrub_warning
+from pytest_sandboxes.run import Run, is_sandbox_test
 
 __tracebackhide__ = True  # a failing test shows its own line, not ours
 
@@ -57,7 +58,7 @@ class Outcomes:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         """Run a sandbox test, again where that is called for."""
-        if not _is_sandbox_test(item) or rerunning.is_done_by_others(item):
+        if not is_sandbox_test(item) or rerunning.is_done_by_others(item):
             return None
         course = item.stash[_course] = _Course(len(item.user_properties))
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -78,15 +79,15 @@ class Outcomes:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin an attempt."""
-        self._run.attempt = Attempt(item.nodeid)
         course = item.stash.setdefault(_course, _Course(len(item.user_properties)))
+        self._run.attempt = Attempt(item.nodeid, alone=course.history.has_lost)
         if course.history.attempts:
             rerunning.forget_attempt(item)
-            self._run.end_kept(item.nodeid)
+            self._run.supply.end_kept(item.nodeid)
             del item.user_properties[course.properties_before :]
         rerunning.forget_failed_fixtures(item, InfrastructureError)
         course.verdict = None
-        self._in_sandbox_test = _is_sandbox_test(item)
+        self._in_sandbox_test = is_sandbox_test(item)
         course.held = HeldReports(item.session) if self._in_sandbox_test else None
         return (yield)
 
@@ -159,6 +160,12 @@ class Outcomes:
         if self._shows_sandbox:
             scrub(report)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
+        """Clean the text of a test's warning, which code in a sandbox may have written."""
+        if when == "runtest":
+            scrub_warning(warning_message)
+
     @pytest.hookimpl(wrapper=True)
     def pytest_assertrepr_compare(self, config: pytest.Config) -> Generator[None, object, object]:
         """Colour no comparison: pytest's control characters could not be told from those of a sandbox."""
@@ -180,10 +187,6 @@ class Outcomes:
     def pytest_leave_pdb(self) -> None:
         """The clocks go on."""
         self._run.pool.resume()
-
-
-def _is_sandbox_test(item: pytest.Item) -> bool:
-    return not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def _infrastructure_errors(error: BaseException) -> list[InfrastructureError]:

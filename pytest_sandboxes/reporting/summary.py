@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from pytest_sandboxes.pool.statistics import Statistics
 
 
-def lines(accounts: Sequence[dict[str, Any]]) -> list[str]:
-    """The summary of a run, of the `Run.account` of each of its processes; empty if there is nothing to say."""
-
-    def total(name: str) -> float:
-        found: float = sum(account["statistics"][name] for account in accounts)
-        return found
-
+def lines(
+    used: Statistics, kept: Sequence[str], notes: Sequence[str], park_seconds: float | None
+) -> list[str]:
+    """The summary of a run: what it used, what it has left standing, and `notes`; empty if there is nothing to say."""
     said = []
-    if total("sandboxes_started") or total("start_failures"):
+    if used.sandboxes_started or used.start_failures:
         parts = [
-            f"{total('sandboxes_started')} started",
-            f"{total('leases')} leased",
-            *_if_any(total("waits"), f"waited ({total('wait_seconds'):.1f} s)"),
-            *_if_any(total("resets"), "reset"),
-            *_if_any(total("replacements"), "lost and replaced"),
-            *_if_any(total("start_failures"), "failed to start"),
-            *_if_any(total("infra_retries"), "tried again after a loss"),
-            f"{total('sandbox_seconds'):.1f} sandbox-seconds",
+            f"{used.sandboxes_started - used.taken_over} started",
+            *_if_any(used.taken_over, "taken over from an earlier run"),
+            f"{used.leases} leased",
+            *_if_any(used.waits, f"waited ({used.wait_seconds:.1f} s)"),
+            *_if_any(used.resets, "reset"),
+            *_if_any(used.replacements, "lost and replaced"),
+            *_if_any(used.start_failures, "failed to start"),
+            *_if_any(used.infra_retries, "tried again after a loss"),
+            f"{used.sandbox_seconds:.1f} sandbox-seconds",
         ]
         said.append(", ".join(parts))
-    kept = [text for account in accounts for text in account["kept"]]
+    if used.parked:
+        said.append(f"{used.parked} kept for the next run, {park_seconds:.0f} s at most")
     if kept:
         said += ["slots of failed tests, kept for an hour:", *kept]
-    return [*said, *dict.fromkeys(note for account in accounts for note in account["notes"])]
+    return [*said, *notes]
 
 
 def _if_any(count: float, what: str) -> list[str]:

@@ -7,7 +7,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from tests.benchmarks import containers, execs, leases, pytest_runs, simulated, tasks, transfers
+from tests.benchmarks import (
+    containers,
+    execs,
+    leases,
+    pytest_runs,
+    simulated,
+    sources,
+    tasks,
+    transfers,
+    workers,
+)
 from tests.benchmarks.measuring import Row, table
 
 SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
@@ -22,7 +32,12 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
     "pool": simulated.pools,
     "throughput": execs.throughput,
     "docker-exec": containers.execs,
+    "docker-throughput": containers.throughput,
     "docker-lease": containers.leases,
+    "docker-keep": containers.first_leases,
+    "docker-tasks": containers.tasks,
+    "workspace-source": sources.filling,
+    "sharing": workers.sharing,
 }
 
 

@@ -44,11 +44,11 @@ def throughput(*, quick: bool) -> Iterator[Row]:
             uses = [partial(found[index % slot_count].exec, "true") for index in range(threads)]
             ours, floors = [], []
             for _ in range(rounds):
-                ours.append(_per_second(uses, calls))
-                floors.append(_per_second([spawn] * threads, calls))
+                ours.append(per_second(uses, calls))
+                floors.append(per_second([spawn] * threads, calls))
         rate, floor = median(ours), median(floors)
         yield Row(
-            f"exec/s, {_counted(threads, 'thread')}, {_counted(slot_count, 'slot')}",
+            f"exec/s, {counted(threads, 'thread')}, {counted(slot_count, 'slot')}",
             f"{rate:,.0f}/s",
             f"{floor:,.0f}/s `os.posix_spawn`",
             times(floor / rate),
@@ -56,7 +56,7 @@ def throughput(*, quick: bool) -> Iterator[Row]:
         )
 
 
-def _per_second(functions: Sequence[Callable[[], object]], calls: int) -> float:
+def per_second(functions: Sequence[Callable[[], object]], calls: int) -> float:
     """Calls per second of all functions together, each on a thread of its own."""
     share = calls // len(functions)
 
@@ -74,5 +74,5 @@ def _per_second(functions: Sequence[Callable[[], object]], calls: int) -> float:
     return share * len(functions) / seconds_of(all_at_once)
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"

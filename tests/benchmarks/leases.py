@@ -10,7 +10,7 @@ from statistics import median
 from pytest_sandboxes.backends.base import Launched
 from pytest_sandboxes.backends.bubblewrap import Interpreter
 from pytest_sandboxes.io_thread import IOThread
-from pytest_sandboxes.profiles import Profile
+from pytest_sandboxes.profiles.profile import Profile
 from pytest_sandboxes.sandbox import Sandbox
 from pytest_sandboxes.slot import Slot
 from tests.benchmarks.local_slots import BACKEND, backend, wait_until_warm, warm_pool

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from pytest_sandboxes import registry
 from pytest_sandboxes.backends.base import Backend, BackendOptions
-from pytest_sandboxes.pool import Pool
-from pytest_sandboxes.profiles import Profile
+from pytest_sandboxes.pool.pool import Pool
+from pytest_sandboxes.profiles.profile import Profile
 from pytest_sandboxes.slot import Slot
 
 BACKEND = "local"

@@ -1,57 +1,37 @@
-"""The pool alone, with sandboxes that cost nothing: `python -m tests.benchmarks.simulated 10000` measures one size."""
+"""The pool alone, on a virtual clock: `python -m tests.benchmarks.simulated 10000` measures one size."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from pytest_sandboxes.lease import Lease
-from pytest_sandboxes.pool import Pool
-from pytest_sandboxes.profiles import Profile
-from tests.benchmarks.local_slots import wait_until_warm
-from tests.benchmarks.measuring import NOTHING, Row, seconds_of, times
+from pytest_sandboxes.profiles.profile import Profile
+from tests.benchmarks.measuring import NOTHING, Row, times
+from tests.simulation.world import NAME, Weather, World
 
 _PROJECT = Path(__file__).parents[2]
-
-
-class _Backend:
-    name = "simulated"
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
-
-class _Sandbox:
-    """All that a pool asks of a sandbox."""
-
-    alive = True
-    can_reset = False
-    backend = _Backend.name
-    _numbers = itertools.count(1)
-
-    def __init__(self, *_: object) -> None:
-        self.name = f"simulated-{next(self._numbers)}"
-        self.started = time.monotonic()
-        self.lost: object = None
-
-    def close(self) -> None:
-        """Nothing to end."""
+_SLOTS = 10  # of a sandbox
+_ROWS = (
+    ("leases", "leases", ">= 20,000/s, linear"),
+    ("cycles", "leases, each with release and reset", NOTHING),
+    ("waits", "the same, with twice as many tests as slots", NOTHING),
+)
 
 
 def pools(*, quick: bool) -> Iterator[Row]:
     """Leases per second and memory, and how both grow with the number of slots."""
-    few, many, rounds = (200, 2_000, 1) if quick else (1_000, 10_000, 5)
-    found: dict[int, list[dict[str, float]]] = {few: [], many: []}
+    sizes, rounds = ((100, 1_000), 1) if quick else ((100, 1_000, 10_000), 5)
+    found: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
     for _ in range(rounds):
-        for slots in (few, many):
+        for slots in sizes:
             command = [sys.executable, "-m", __name__, str(slots)]
             said = subprocess.run(command, cwd=_PROJECT, check=True, capture_output=True, text=True).stdout
             found[slots].append(json.loads(said))
@@ -59,54 +39,79 @@ def pools(*, quick: bool) -> Iterator[Row]:
     def middle(slots: int, name: str) -> float:
         return median(each[name] for each in found[slots])
 
-    for name, shown in (("leases", "leases"), ("cycles", "leases with release and replacement")):
+    few = sizes[0]
+    for name, shown, target in _ROWS:
+        for slots in sizes:
+            yield Row(
+                f"pool of {slots:,} simulated slots: {shown}",
+                f"{middle(slots, name):,.0f}/s",
+                f"{middle(few, name):,.0f}/s with {few:,}",
+                times(middle(few, name) / middle(slots, name)),
+                target,
+                rounds,
+            )
+    for slots in sizes[1:]:
         yield Row(
-            f"pool of {many:,} simulated slots: {shown}",
-            f"{middle(many, name):,.0f}/s",
-            f"{middle(few, name):,.0f}/s with {few:,}",
-            times(middle(few, name) / middle(many, name)),
-            ">= 20,000/s, linear" if name == "leases" else NOTHING,
+            f"pool of {slots:,} simulated slots: memory of a leased slot",
+            f"{middle(slots, 'bytes'):,.0f} B",
+            f"{middle(sizes[1], 'bytes'):,.0f} B with {sizes[1]:,}",
+            times(middle(slots, "bytes") / middle(sizes[1], "bytes")),
+            "linear",
             rounds,
         )
-    yield Row(
-        f"pool of {many:,} simulated slots: memory of a leased slot",
-        f"{middle(many, 'bytes'):,.0f} B",
-        f"{middle(few, 'bytes'):,.0f} B with {few:,}",
-        times(middle(many, "bytes") / middle(few, "bytes")),
-        "linear",
-        rounds,
-    )
 
 
 def measure(slots: int) -> dict[str, float]:
-    """One pool of so many slots, all leased and given back."""
-    profile = Profile().override({"max_sandboxes": slots, "buffer_sandboxes": slots}, "benchmarks")
-    start: Any = _Sandbox
-    backends: Any = {_Backend.name: _Backend()}
-    pool = Pool(backends, start=start)
+    """One pool of so many slots, all leased and given back, and then used again and again."""
+    fields = {"max_sandboxes": slots // _SLOTS, "min_sandboxes": slots // _SLOTS, "slots_per_sandbox": _SLOTS}
+    profile = Profile().override(fields, "benchmarks")
+    world = World(weather=Weather(start_seconds=(1.0, 1.0)))
     before = _resident_bytes()
-    pool.expect(_Backend.name, profile, slots)
-    wait_until_warm(pool, slots)
+    world.pool.expect(NAME, profile, slots)
+    world.clock.run(10)
     leases: list[Lease] = []
-
-    def lease_all() -> None:
-        leases.extend(pool.lease(_Backend.name, profile) for _ in range(slots))
-
-    leasing = seconds_of(lease_all)
+    leasing = _cpu_seconds_of(lambda: leases.extend(world.pool.lease(NAME, profile) for _ in range(slots)))
     occupied = _resident_bytes() - before
     for lease in leases:
         lease.release()
-    pool.expect(_Backend.name, profile, 2 * slots)
-    wait_until_warm(pool, slots)
+    leases.clear()
+    world.clock.run(10)
+    many = max(slots, 10_000)
+    rates = {
+        name: many / _cpu_seconds_of(partial(_use, world, profile, many, lines))
+        for name, lines in (("cycles", slots), ("waits", 2 * slots))
+    }
+    world.close()
+    return {"leases": slots / leasing, "bytes": occupied / slots, **rates}
 
-    def use_all() -> None:
-        for _ in range(slots):
-            pool.lease(_Backend.name, profile).release()
-        wait_until_warm(pool, slots)
 
-    cycling = seconds_of(use_all)
-    pool.close()
-    return {"leases": slots / leasing, "cycles": slots / cycling, "bytes": occupied / slots}
+def _use(world: World, profile: Profile, leases: int, lines: int) -> None:
+    """So many leases of so many tests at a time, each held for a second."""
+    left = iter(range(leases))
+
+    def ask() -> None:
+        if next(left, None) is not None:
+            world.ask(profile, granted)
+
+    def granted(lease: Lease | Exception) -> None:
+        assert isinstance(lease, Lease)
+        world.clock.after(1.0, lambda: end(lease))
+
+    def end(lease: Lease) -> None:
+        world.release(lease)
+        ask()
+
+    for _ in range(lines):
+        ask()
+    world.clock.run(2.0 + 2.0 * leases / min(lines, leases))
+    world.clock.run_until(lambda: not world.owners)
+
+
+def _cpu_seconds_of(action: Callable[[], object]) -> float:
+    """What one thread takes that never waits, whatever else the machine does."""
+    begin = time.process_time()
+    action()
+    return time.process_time() - begin
 
 
 def _resident_bytes() -> int:

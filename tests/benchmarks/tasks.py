@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_sandboxes.backends.bubblewrap import Interpreter
@@ -15,6 +16,7 @@ from tests.benchmarks.local_slots import BACKEND, warm_pool
 from tests.benchmarks.measuring import Row, milliseconds, taking_turns, times
 
 _WORKERS = 2
+_TIMEOUT = 600.0  # seconds
 _SOLUTION = """\
 import json, sys
 words = json.load(sys.stdin)
@@ -59,12 +61,27 @@ def threads(*, quick: bool) -> Iterator[Row]:
         ours, floor = taking_turns(
             rounds, lambda: _from_threads(isolated, count), lambda: _from_threads(_bare, count)
         )
-    yield _row(f"{count} Python tasks, {_WORKERS} threads", ours, floor, count, rounds)
+    yield compared_with_bare(
+        f"{count} Python tasks, {_WORKERS} threads", ours, floor, count=count, rounds=rounds
+    )
 
 
 def suites(*, quick: bool) -> Iterator[Row]:
     """The same tasks as tests, by pytest-xdist with the plugin."""
     count, rounds = (20, 1) if quick else (160, 2)
+    with suite(count) as run:
+        ours, floor = taking_turns(rounds, lambda: run("test_isolated"), lambda: run("test_bare"))
+    yield compared_with_bare(
+        f"{count} Python tasks, `pytest -n {_WORKERS}`", ours, floor, count=count, rounds=rounds
+    )
+
+
+@contextmanager
+def suite(count: int, more: str = "", *, python: str | None = None) -> Iterator[Callable[..., None]]:
+    """So many tasks as a suite, and `more` tests; what is yielded runs those of one name, with further options.
+
+    `python` is what the bare runner takes, by default what sandboxes of this machine have.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "test_tasks.py"
         names = {
@@ -72,38 +89,30 @@ def suites(*, quick: bool) -> Iterator[Row]:
             "SOLUTION": _SOLUTION,
             "INPUT": _INPUT,
             "EXPECTED": _EXPECTED,
-            "PYTHON": _python(),
+            "PYTHON": python or _python(),
         }
         assignments = "".join(f"{name} = {value!r}\n" for name, value in names.items())
-        file.write_text(assignments + _SUITE)
+        file.write_text(assignments + _SUITE + more)
 
-        def pytest(name: str) -> None:
-            options = (
-                "-q",
-                "-n",
-                str(_WORKERS),
-                "-p",
-                "no:cacheprovider",
-                "--rootdir",
-                folder,
-                "-c",
-                "/dev/null",
-            )
-            command = [sys.executable, "-m", "pytest", *options, f"{file}::{name}"]
-            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        def run(name: str, *options: str) -> None:
+            command = [sys.executable, "-m", "pytest", "-q", "-n", str(_WORKERS), "-p", "no:cacheprovider"]
+            command += ["--rootdir", folder, "-c", "/dev/null", *options, f"{file}::{name}"]
+            subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=_TIMEOUT)
 
-        ours, floor = taking_turns(rounds, lambda: pytest("test_isolated"), lambda: pytest("test_bare"))
-    yield _row(f"{count} Python tasks, `pytest -n {_WORKERS}`", ours, floor, count, rounds)
+        yield run
 
 
-def _row(what: str, ours: float, floor: float, count: int, rounds: int) -> Row:
+def compared_with_bare(
+    what: str, ours: float, floor: float, *, count: int, rounds: int, target: str = "<= 1.5 x"
+) -> Row:
+    """A row about so many tasks, which a bare runner does in `floor` seconds."""
     each = milliseconds(floor * _WORKERS / count)
     return Row(
         f"{what}, against a bare runner",
         f"{ours:.2f} s",
         f"{floor:.2f} s, {each} a task",
         times(ours / floor),
-        "<= 1.5 x",
+        target,
         rounds,
     )
 

@@ -1,58 +1,21 @@
-"""SIGKILL of pytest at random instants: `python -m tests.chaos.kills [count]` prints how long processes outlived it."""
+"""SIGKILL of pytest at random instants: what outlived it, and for how long.
+
+`python -m tests.chaos.kills [count] [--backend docker]` prints the figures.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from tests.chaos import leftovers
-
-PATIENCE = 10.0
-_VICTIMS = Path(__file__).with_name("victims.py")
-_START_TIMEOUT = 60.0
-
-
-def start_victim(marker: str, folder: Path) -> subprocess.Popen[bytes]:
-    """Start a run that is busy in sandboxes when this returns. Raises AssertionError if it does not get there."""
-    ready = folder / f"ready-{marker}"
-    profiles = folder / f"{marker}.yaml"
-    profiles.write_text(f"profiles:\n  default: {{workspace_base: /{marker}, execution_timeout_s: 1000}}\n")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        str(_VICTIMS),
-    ]
-    victim = subprocess.Popen(
-        [*command, f"--sandbox-profiles-file={profiles}", f"--rootdir={folder}", "-c", os.devnull],
-        cwd=folder,
-        env={
-            **os.environ,
-            "VICTIMS_READY": str(ready),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + _START_TIMEOUT
-    while not ready.exists():
-        assert victim.poll() is None, f"the victim ended by itself with {victim.returncode}"
-        assert time.monotonic() < deadline, "the victim did not get going"
-        time.sleep(0.002)
-    return victim
+from tests.chaos.victims_of_kills import PATIENCE, start_victim
 
 
 def kill_once(number: int, instant: float, signals: tuple[int, ...] = (signal.SIGKILL,)) -> float:
@@ -81,4 +44,13 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 50)
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.kills", description=__doc__)
+    parser.add_argument("count", nargs="?", type=int, default=50)
+    parser.add_argument("--backend", choices=["local", "docker"], default="local")
+    arguments = parser.parse_args()
+    if arguments.backend == "docker":
+        from tests.chaos import docker_kills
+
+        docker_kills.main(arguments.count)
+    else:
+        main(arguments.count)

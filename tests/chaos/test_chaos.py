@@ -16,8 +16,9 @@ import pytest
 from pytest_sandboxes import get_backend
 from pytest_sandboxes.backends.cgroups import Groups, Limits
 from pytest_sandboxes.backends.ownership import Claim
-from tests.chaos import leftovers, timeouts
-from tests.chaos.kills import PATIENCE, kill_once, start_victim
+from tests.chaos import crashes, leftovers, storm, timeouts
+from tests.chaos.kills import kill_once
+from tests.chaos.victims_of_kills import PATIENCE, start_victim
 
 _KILLS_PER_TEST = 5
 
@@ -168,3 +169,15 @@ if os.fork() == 0:
     os._exit(0)
 time.sleep(1000)
 """
+
+
+def test_crashed_workers_lose_no_slot() -> None:
+    crashes.crash(10)
+
+
+def test_every_verdict_is_right_in_a_storm() -> None:
+    storm.rage(24)
+
+
+def test_every_verdict_is_right_in_a_storm_of_containers(python_image: str) -> None:
+    storm.rage(24, image=python_image, profiles=4)

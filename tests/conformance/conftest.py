@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_sandboxes.settings import read_settings
+from pytest_sandboxes.settings.settings import read_settings
 from tests.conformance.capabilities import Capability, capabilities
 from tests.conformance.leftovers import Leftovers
 

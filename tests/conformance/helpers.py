@@ -39,7 +39,15 @@ def start_python(
     slot: Slot, code: str, *arguments: str, env: Mapping[str, str] | None = None, until: str = ""
 ) -> Process:
     """Start Python code in a slot; with `until`, wait until it has printed that line."""
-    process = slot.popen(*_python(code), *arguments, env=env)
+    return _started(slot.popen(*_python(code), *arguments, env=env), until)
+
+
+def start(slot: Slot, script: str, *, env: Mapping[str, str] | None = None, until: str = "") -> Process:
+    """Start a script of the shell in a slot; with `until`, wait until it has printed that line."""
+    return _started(slot.popen("sh", "-c", script, env=env), until)
+
+
+def _started(process: Process, until: str) -> Process:
     if until:
         assert process.stdout.readline(GENEROUS) == f"{until}\n"
     return process
@@ -49,28 +57,14 @@ def _python(code: str) -> tuple[str, ...]:
     return ("python3", "-I", "-S", "-c", dedent(code))
 
 
-DAEMON = """
-    import os, signal, sys, time
+_DEAF = f"trap '' {' '.join(map(str, (*range(1, 9), *range(10, 17), *range(20, 32))))}"
+DAEMON = f"""
+exec 3>&1
+# the inner shell's output is waited for until the daemon has closed it
+: "$( (setsid sh -c "{_DEAF}; cd /; echo daemon >&3; exec sleep 1000 </dev/null >/dev/null 2>&1 3>&-" &) )"
+exec 3>&-
+true"""
+"""A script of the shell that starts a daemon, as textbooks make one, deaf to whatever it may be deaf to.
 
-    # a daemon as textbooks make one, deaf to whatever it may be deaf to
-    is_up, up = os.pipe()
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        for number in range(1, 65):
-            try:
-                signal.signal(number, signal.SIG_IGN)
-            except (OSError, ValueError):
-                pass
-        os.chdir("/")
-        print("daemon", flush=True)
-        os.write(up, b"x")
-        null = os.open("/dev/null", os.O_RDWR)
-        for descriptor in range(3):
-            os.dup2(null, descriptor)
-        while True:
-            time.sleep(1000)
-    os.read(is_up, 1)
+The daemon says `daemon`; the script goes on without it.
 """
-"""Starts a daemon, which says `daemon`, and ends."""

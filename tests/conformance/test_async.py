@@ -11,6 +11,7 @@ import pytest
 
 from pytest_sandboxes import AsyncProcess, AsyncSlot, CommandFailedError, ExecTimeoutError, Process, Slot
 from pytest_sandboxes.process import AsyncOutput
+from tests.conformance.capabilities import Capability
 from tests.conformance.leftovers import Leftovers
 
 pytestmark = pytest.mark.asyncio
@@ -45,7 +46,7 @@ async def test_commands(sandbox: Slot) -> None:
         await sandbox.aio.exec("echo hello")
 
 
-async def test_files(sandbox: Slot, tmp_path: Path) -> None:
+async def test_files(sandbox: Slot) -> None:
     slot = sandbox.aio
     await slot.write_bytes("tree/bytes", b"\xff\0", mode=0o600)
     await slot.write_text("tree/text", "grüße")
@@ -53,15 +54,21 @@ async def test_files(sandbox: Slot, tmp_path: Path) -> None:
     assert (await slot.read_text("tree/text", max_bytes=4)).truncated
     listing = await slot.list_files("tree", sha256=True)
     assert [(entry.path, entry.mode) for entry in listing] == [("bytes", 0o600), ("text", 0o644)]
+    with pytest.raises(FileNotFoundError):
+        await slot.read_bytes("missing")
+    with pytest.raises(IsADirectoryError):
+        await slot.write_bytes("tree", b"")
+
+
+@pytest.mark.needs(Capability.TREES)
+async def test_trees(sandbox: Slot, tmp_path: Path) -> None:
+    slot = sandbox.aio
+    await slot.write_text("tree/text", "grüße")
     assert (await slot.archive("tree", format="zip"))[:2] == b"PK"
     await slot.download("tree", tmp_path / "copy")
     assert (tmp_path / "copy" / "text").read_text() == "grüße"
     await slot.upload(tmp_path / "copy", "again")
     assert await slot.read_text("again/text") == "grüße"
-    with pytest.raises(FileNotFoundError):
-        await slot.read_bytes("missing")
-    with pytest.raises(IsADirectoryError):
-        await slot.write_bytes("tree", b"")
 
 
 async def test_popen(sandbox: Slot) -> None:

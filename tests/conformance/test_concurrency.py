@@ -7,7 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from pytest_sandboxes import ExecResult, ExecTimeoutError, Slot
-from tests.conformance.helpers import DAEMON, GENEROUS, SlotFactory, eventually, python, start_python
+from tests.conformance.capabilities import Capability
+from tests.conformance.helpers import DAEMON, GENEROUS, SlotFactory, eventually, python, start
 from tests.conformance.leftovers import Leftovers
 
 
@@ -44,7 +45,9 @@ def test_a_timeout_hits_only_its_own(sandbox: Slot, leftovers: Leftovers) -> Non
     leftovers.appear(2)
     with ThreadPoolExecutor() as pool:
         survivor = pool.submit(sandbox.sh, "while [ ! -e stop ]; do sleep 0.01; done; echo finished")
-        doomed = [pool.submit(sandbox.sh, "sleep 1000 & setsid sleep 1000", timeout=0.1) for _ in range(4)]
+        doomed = [
+            pool.submit(sandbox.sh, "sleep 1000 & setsid sleep 1000 & wait", timeout=0.1) for _ in range(4)
+        ]
         for each in doomed:
             with pytest.raises(ExecTimeoutError):
                 each.result(GENEROUS)
@@ -55,18 +58,19 @@ def test_a_timeout_hits_only_its_own(sandbox: Slot, leftovers: Leftovers) -> Non
     assert process.stdout.readline(GENEROUS) == "alive\n"
 
 
+@pytest.mark.needs(Capability.DAEMONS)
 @pytest.mark.parametrize("popen_first", [True, False], ids=["popen before exec", "exec before popen"])
 def test_an_exec_takes_its_daemons_and_not_those_of_a_popen(sandbox: Slot, popen_first: bool) -> None:
     ours, theirs = Leftovers(), Leftovers()
-    popen_code = f"{DAEMON}\n    time.sleep(1000)"
-    exec_code = f"{DAEMON}\n    while not os.path.exists('{sandbox.workspace}/stop'): time.sleep(0.01)"
+    popen_code = f"{DAEMON}; exec sleep 1000"
+    exec_code = f"{DAEMON}; while [ ! -e stop ]; do sleep 0.01; done"
     with ThreadPoolExecutor() as pool:
         if popen_first:
-            start_python(sandbox, popen_code, env=theirs.env, until="daemon")
-        command = pool.submit(python, sandbox, exec_code, env=ours.env)
+            start(sandbox, popen_code, env=theirs.env, until="daemon")
+        command = pool.submit(sandbox.sh, exec_code, env=ours.env)
         ours.appear(2)
         if not popen_first:
-            start_python(sandbox, popen_code, env=theirs.env, until="daemon")
+            start(sandbox, popen_code, env=theirs.env, until="daemon")
         theirs.appear(2)
         sandbox.write_text("stop", "")
         assert command.result(GENEROUS).stdout == "daemon\n"
@@ -76,6 +80,7 @@ def test_an_exec_takes_its_daemons_and_not_those_of_a_popen(sandbox: Slot, popen
     assert theirs.count() == 2
 
 
+@pytest.mark.needs(Capability.PYTHON)
 @pytest.mark.parametrize("neighbour", ["none", "popen", "exec"])
 def test_not_even_a_dying_process_is_left_of_an_exec(sandbox: Slot, neighbour: str) -> None:
     # one with much memory takes its time, and holds its ports and locks until then
@@ -105,13 +110,14 @@ def test_not_even_a_dying_process_is_left_of_an_exec(sandbox: Slot, neighbour: s
         sandbox.write_text("stop", "")
 
 
+@pytest.mark.needs(Capability.DAEMONS)
 def test_an_exec_among_others_takes_its_daemons(sandbox: Slot) -> None:
     marks = [Leftovers() for _ in range(4)]
     with ThreadPoolExecutor() as pool:
         commands: list[Future[ExecResult]] = []
         for number, mark in enumerate(marks):
-            code = f"{DAEMON}\n    while not os.path.exists('{sandbox.workspace}/{number}'): time.sleep(0.01)"
-            commands.append(pool.submit(python, sandbox, code, env=mark.env))
+            code = f"{DAEMON}; while [ ! -e {number} ]; do sleep 0.01; done"
+            commands.append(pool.submit(sandbox.sh, code, env=mark.env))
             mark.appear(2)
         # out of order: the first one runs without a supervisor, the others with
         for number in (2, 0, 3, 1):
@@ -124,7 +130,7 @@ def test_an_exec_among_others_takes_its_daemons(sandbox: Slot) -> None:
             assert all(count >= 2 for count in running), running
 
 
-def test_slots_of_one_lease_are_apart(sandbox_factory: SlotFactory) -> None:
+def test_slots_of_one_lease_are_apart(sandbox_factory: SlotFactory, promised: frozenset[Capability]) -> None:
     with sandbox_factory(slots=2) as slots:
         assert isinstance(slots, tuple)
         first, second = slots
@@ -132,4 +138,4 @@ def test_slots_of_one_lease_are_apart(sandbox_factory: SlotFactory) -> None:
         second.write_text("file", "second")
         assert first.read_text("file") == "first"
         assert second.exec("cat", "file").stdout == "second"
-        assert first.name != second.name
+        assert (first.name != second.name) is (Capability.OWN_SANDBOX in promised)

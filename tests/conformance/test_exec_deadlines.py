@@ -7,13 +7,12 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from textwrap import dedent
 from types import FrameType
 
 import pytest
 
 from pytest_sandboxes import ExecTimeoutError, Slot
-from tests.conformance.helpers import DAEMON, GENEROUS, start_python
+from tests.conformance.helpers import DAEMON, GENEROUS, start
 from tests.conformance.leftovers import Leftovers
 
 
@@ -64,18 +63,16 @@ def test_an_end_in_time_is_no_timeout(sandbox: Slot) -> None:
 
 def test_the_counter_sees_a_daemon(sandbox: Slot, leftovers: Leftovers) -> None:
     assert leftovers.count() == 0
-    process = start_python(sandbox, f"{DAEMON}\n    time.sleep(1000)", env=leftovers.env, until="daemon")
+    process = start(sandbox, f"{DAEMON}; exec sleep 1000", env=leftovers.env, until="daemon")
     leftovers.appear(2)
     process.kill()
     leftovers.vanish()
 
 
 def test_the_end_of_an_exec_ends_all_that_it_has_started(sandbox: Slot, leftovers: Leftovers) -> None:
-    script = (
-        'sleep 1000 & nohup setsid sleep 1000 & python3 -c "$1" & while [ ! -e seen ]; do sleep 0.01; done'
-    )
+    script = 'sleep 1000 & nohup setsid sleep 1000 & sh -c "$1; sleep 1000" & while [ ! -e seen ]; do sleep 0.01; done'
     with ThreadPoolExecutor() as pool:
-        running = pool.submit(sandbox.exec, "sh", "-c", script, "sh", dedent(DAEMON), env=leftovers.env)
+        running = pool.submit(sandbox.exec, "sh", "-c", script, "sh", DAEMON, env=leftovers.env)
         leftovers.appear(5)
         sandbox.write_text("seen", "")
         assert running.result(GENEROUS).returncode == 0

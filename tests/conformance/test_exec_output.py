@@ -8,7 +8,6 @@ import resource
 import pytest
 
 from pytest_sandboxes import Slot
-from tests.conformance.helpers import python
 
 
 def test_streams_are_apart(sandbox: Slot) -> None:
@@ -38,22 +37,14 @@ def test_text_is_utf8_and_bad_bytes_are_replaced(sandbox: Slot) -> None:
 
 
 def test_both_streams_at_once(sandbox: Slot) -> None:
-    code = """
-        import os, threading
-        def pour(descriptor, letter):
-            for _ in range(64):
-                os.write(descriptor, letter * 65536)
-        threads = [threading.Thread(target=pour, args=each) for each in ((1, b"o"), (2, b"e"))]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
-    """
-    result = python(sandbox, code)
+    pour = "yes {0} | tr -d '\\n' | head -c 4m"
+    result = sandbox.sh(f"{pour.format('o')} & {pour.format('e')} >&2 & wait")
     assert result.stdout_bytes == b"o" * (4 << 20)
     assert result.stderr_bytes == b"e" * (4 << 20)
 
 
 def test_megabytes_arrive_whole(sandbox: Slot) -> None:
-    result = sandbox.sh("head -c 8M /dev/urandom | tee copy; sha256sum < copy >&2")
+    result = sandbox.sh("head -c 8m /dev/urandom | tee copy; sha256sum < copy >&2")
     assert len(result.stdout_bytes) == 8 << 20
     assert result.stderr.split()[0] == hashlib.sha256(result.stdout_bytes).hexdigest()
     assert not result.truncated
@@ -85,7 +76,7 @@ class TestLimit:
 
 def test_a_gigabyte_costs_the_limit_and_no_more(sandbox: Slot) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = sandbox.sh("head -c 1G /dev/zero; echo the end >&2")
+    result = sandbox.sh("head -c 1024m /dev/zero; echo the end >&2")
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB
     assert (result.success, result.stderr) == (True, "the end\n")
     assert result.stdout_truncated

@@ -146,7 +146,7 @@ class TestLimit:
             sandbox.read_text("broken", max_bytes=3)
 
     def test_of_its_own_is_an_error(self, sandbox: Slot) -> None:
-        sandbox.sh("truncate -s 101M file; truncate -s 1T huge")
+        sandbox.sh(f"truncate -s 101M file; truncate -s {1 << 40} huge")
         for name in ("file", "huge"):
             with pytest.raises(
                 OutputLimitExceededError, match=rf"{name} is larger than 104857600 bytes.*max_bytes="

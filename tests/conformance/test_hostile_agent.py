@@ -16,7 +16,7 @@ from tests.conformance.attacks import SYSTEM_CALLS
 from tests.conformance.capabilities import Capability
 from tests.conformance.helpers import GENEROUS, python, start_python
 
-pytestmark = pytest.mark.needs(Capability.ISOLATION)
+pytestmark = pytest.mark.needs(Capability.ISOLATION, Capability.PYTHON)
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +176,9 @@ class TestSupervisors:
 
     def test_nothing_of_a_command_survives_that_has_killed_its_own(self, sandbox: Slot) -> None:
         sandbox.popen("sleep", "1000")
-        result = sandbox.sh("(while :; do date +%N > beat; done) & sleep 0.1; kill -9 $PPID; sleep 1000")
+        result = sandbox.sh(
+            "(while :; do date +%N > beat; done) & until test -s beat; do sleep 0.01; done; kill -9 $PPID; sleep 1000"
+        )
         assert result.returncode == -9
         last = sandbox.read_bytes("beat")
         sandbox.exec("sleep", "0.1")

@@ -9,7 +9,9 @@ from tests.conformance.attacks import SYSTEM_CALLS
 from tests.conformance.capabilities import Capability
 from tests.conformance.helpers import SlotFactory, python
 
-pytestmark = pytest.mark.needs(Capability.MEMORY_LIMIT)
+pytestmark = pytest.mark.needs(
+    Capability.MEMORY_LIMIT, Capability.MEMORY_VERDICTS, Capability.OWN_SANDBOX, Capability.PYTHON
+)
 
 FORMS = {
     "heap": "x = bytearray(200 << 20)",

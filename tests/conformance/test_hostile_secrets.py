@@ -43,6 +43,7 @@ def fresh(sandbox_factory: SlotFactory, secret: str, monkeypatch: pytest.MonkeyP
         libc.syscall(NUMBERS["keyctl"][column], invalidate, key)
 
 
+@pytest.mark.needs(Capability.PYTHON)
 def test_neither_environment_nor_keys(fresh: Slot, secret: str) -> None:
     code = """
 import os, sys
@@ -132,13 +133,15 @@ def test_places_that_are_not_there(sandbox: Slot, path: str) -> None:
         sandbox.list_files(path)
 
 
+@pytest.mark.needs(Capability.OWN_SANDBOX)
 def test_only_its_own_processes(sandbox: Slot) -> None:
     processes = sandbox.sh("cd /proc; cat [0-9]*/comm").stdout.split()
-    assert len(processes) <= 4
+    assert len(processes) <= 8  # the agent's, the command's, and those that keep a sandbox there
     host = socket.gethostname()
     assert host not in sandbox.sh("hostname; cat /proc/sys/kernel/hostname; cat /etc/hosts").stdout.split()
 
 
+@pytest.mark.needs(Capability.PYTHON)
 def test_no_network_of_the_machine(sandbox: Slot) -> None:
     name = f"\0{uuid.uuid4().hex}"
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
@@ -162,6 +165,7 @@ print([name for _, name in socket.if_nameindex()])
     assert interfaces == "['lo']"
 
 
+@pytest.mark.needs(Capability.PYTHON)
 def test_its_own_loopback_works(sandbox: Slot) -> None:
     code = """
 import socket
@@ -172,6 +176,7 @@ with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(
     assert python(sandbox, code).stdout == "b'hello'\n"
 
 
+@pytest.mark.needs(Capability.PYTHON)
 def test_no_shared_memory_of_the_machine(sandbox: Slot) -> None:
     libc = ctypes.CDLL(None)
     key = int(uuid.uuid4()) & 0x7FFFFFFF

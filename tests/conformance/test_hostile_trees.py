@@ -12,7 +12,7 @@ from tests.conformance.capabilities import Capability
 from tests.conformance.helpers import GENEROUS, eventually, python, start_python
 from tests.conformance.leftovers import Leftovers
 
-pytestmark = pytest.mark.needs(Capability.CONTAINMENT)
+pytestmark = pytest.mark.needs(Capability.CONTAINMENT, Capability.PYTHON)
 
 DEAF = """
 import os, signal, time

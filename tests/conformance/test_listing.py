@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pytest_sandboxes import OutputLimitExceededError, Slot
+from tests.conformance.capabilities import Capability
 from tests.conformance.helpers import GENEROUS, python
 
 TREE = """
     mkdir -p tree/deep/deeper tree/empty; cd tree
     printf hello > file; : > .hidden; printf x > deep/deeper/leaf
     ln -s deep link; ln -s nowhere dangling; mkfifo fifo
-    python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket")'
 """
 NAMES = [
     ".hidden",
@@ -27,7 +27,6 @@ NAMES = [
     "fifo",
     "file",
     "link",
-    "socket",
 ]
 
 
@@ -42,9 +41,14 @@ def test_types(sandbox: Slot) -> None:
         "fifo": "fifo",
         "file": "file",
         "link": "symlink",
-        "socket": "socket",
     }
     assert {entry.path: entry.type for entry in sandbox.list_files("/dev")}["null"] == "device"
+
+
+@pytest.mark.needs(Capability.PYTHON)
+def test_a_socket(sandbox: Slot) -> None:
+    python(sandbox, "import socket; socket.socket(socket.AF_UNIX).bind('socket')")
+    assert [(entry.path, entry.type) for entry in sandbox.list_files()] == [("socket", "socket")]
 
 
 def test_recursive(sandbox: Slot) -> None:
@@ -71,16 +75,17 @@ def test_a_link_to_a_directory_is_followed_when_it_is_the_top(sandbox: Slot) -> 
 
 
 def test_size_mode_and_time(sandbox: Slot) -> None:
-    sandbox.sh("printf 12345 > file; chmod 4751 file; touch -d @1000000000.25 file; truncate -s 5G sparse")
+    sandbox.sh("printf 12345 > file; chmod 4751 file; touch -d @1000000000 file; truncate -s 5G sparse")
     file, sparse = sandbox.list_files()
-    assert (file.size, file.mode, file.mtime) == (5, 0o4751, 1000000000.25)
+    assert (file.size, file.mode, file.mtime) == (5, 0o4751, 1000000000)
     assert sparse.size == 5 << 30
 
 
+@pytest.mark.needs(Capability.PYTHON)
 def test_times_that_no_calendar_has(sandbox: Slot) -> None:
     code = """
         import os
-        for number, when in enumerate((-2**62, -9e9, 9e15, 2**62)):
+        for number, when in enumerate((-2**62, -9e9, 1e9 + 0.25, 9e15, 2**62)):
             os.mknod(str(number))
             os.utime(str(number), (0, when))
             print(os.stat(str(number)).st_mtime)  # what the file system makes of it
@@ -88,6 +93,7 @@ def test_times_that_no_calendar_has(sandbox: Slot) -> None:
     times = [float(line) for line in python(sandbox, code).stdout.splitlines()]
     assert [entry.mtime for entry in sandbox.list_files()] == times
     assert times[0] < 0
+    assert times[2] == 1e9 + 0.25
 
 
 def test_digests_on_request(sandbox: Slot) -> None:
@@ -121,7 +127,7 @@ class TestLimit:
             assert listing.truncated == (limit < len(NAMES))
 
     def test_of_its_own_is_an_error(self, sandbox: Slot) -> None:
-        python(sandbox, "import os\nfor i in range(100_001): os.mknod(str(i))")
+        sandbox.sh("seq 100001 | xargs touch")
         with pytest.raises(OutputLimitExceededError, match=r"more than 100000 entries.*max_entries="):
             sandbox.list_files()
 
@@ -133,7 +139,7 @@ class TestLimit:
 
 def test_a_huge_directory_and_a_slot_that_answers_meanwhile(sandbox: Slot) -> None:
     count = 200_000
-    python(sandbox, f"import os\nos.mkdir('d'); os.chdir('d')\nfor i in range({count}): os.mknod(str(i))")
+    sandbox.sh(f"mkdir d; cd d; seq {count} | xargs touch")
     with ThreadPoolExecutor() as pool:
         listing = pool.submit(sandbox.list_files, "d", max_entries=count)
         answered = 0
@@ -145,4 +151,4 @@ def test_a_huge_directory_and_a_slot_that_answers_meanwhile(sandbox: Slot) -> No
         found = listing.result()
     assert answered > 3
     assert (len(found), found.truncated) == (count, False)
-    assert {entry.path for entry in found[:1000]} <= {str(number) for number in range(count)}
+    assert {entry.path for entry in found[:1000]} <= {str(number) for number in range(1, count + 1)}

@@ -28,8 +28,9 @@ def test_again_and_again(sandbox: Slot, sandbox_pool: Pool) -> None:
         sandbox.write_text("file", "")
         sandbox.reset()
         assert sandbox.list_files() == []
-    after = sandbox_pool.statistics()
-    assert (after.resets, after.replacements) == (before.resets + 5, before.replacements)
+    # the pool may be shared with other workers, whose resets count as well
+    assert sandbox_pool.statistics().resets >= before.resets + 5
+    assert not sandbox._lease.losses
 
 
 def test_of_one_slot_of_several(sandbox_factory: SlotFactory) -> None:

@@ -11,6 +11,8 @@ import pytest
 from pytest_sandboxes import OutputLimitExceededError, Slot
 from tests.conformance.capabilities import Capability
 
+pytestmark = pytest.mark.needs(Capability.TREES)
+
 
 def tree(top: Path) -> dict[str, bytes | None]:
     """All that is below `top`: content of files, None for directories."""

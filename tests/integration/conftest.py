@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,12 +19,24 @@ pytest.register_assert_rewrite(FAULTS)
 
 # A run in this process drops what it has imported, and would import it again next time, some of it twice.
 import pytest_sandboxes.backends.local
-import pytest_sandboxes.profiles_file
+import pytest_sandboxes.profiles.file
 import pytest_sandboxes.reporting.outcomes
 import pytest_sandboxes.reporting.summary
 import tests.integration.faults
 
+if TYPE_CHECKING:
+    from tests.integration.docker_images import ImageMaker
+
+Refused = Callable[..., str]
+NEEDS_A_SANDBOX = """
+import pytest
+
+def test_it(sandbox):
+    sandbox.list_files()
+"""
 ROOT = Path(__file__).parents[2]
+WITHOUT = ("platformdirs", "anyio", "asyncio", "rerunfailures", "timeout", "hypothesispytest")
+"""Plugins that may be installed here, of which most runs have no need."""
 SUITES = Path(__file__).parent / "suites"
 ONE_AT_A_TIME = """
 profiles:
@@ -101,11 +115,21 @@ def _read_junit(report: Path) -> dict[str, list[Case]]:
 class Inner:
     """A project of its own, with one sandbox at a time, and runs of pytest in it."""
 
-    def __init__(self, pytester: pytest.Pytester) -> None:
+    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pytester = pytester
+        self._monkeypatch = monkeypatch
+        self._asyncio_options = os.environ["PYTEST_ADDOPTS"]
+        self.load()
         self.path = pytester.path
         self.report = self.path / "report.xml"
         self.write("sandboxes.yaml", ONE_AT_A_TIME)
+
+    def load(self, *plugins: str) -> None:
+        """Which plugins of others its runs have. To import all that are installed takes half of a short run's time."""
+        options = [f"-p no:{each}" for each in WITHOUT if each not in plugins]
+        if "asyncio" in plugins:
+            options.append(self._asyncio_options)
+        self._monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(options))
 
     def write(self, name: str, text: str) -> Path:
         """Write a file of the project."""
@@ -121,9 +145,8 @@ class Inner:
     def arguments(self, *args: str | Path) -> list[str]:
         """The arguments of every run, and `args`."""
         self.report.unlink(missing_ok=True)
-        # hypothesis is imported for the summary of each run, which takes longer than the run
         # the family is for `record_property`
-        standing = ["-p", "no:hypothesispytest", "-p", FAULTS, "--tb=short", "-o", "junit_family=xunit1"]
+        standing = ["-p", FAULTS, "--tb=short", "-o", "junit_family=xunit1"]
         if "-n" not in args:  # beside it, pytest-rerunfailures opens a socket that it never closes
             standing += ["-p", "no:xdist"]
         return [*standing, f"--junitxml={self.report}", *map(str, args)]
@@ -149,4 +172,55 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     for name in os.environ:
         if name == "CI" or name.startswith("PYTEST_SANDBOXES_"):  # pytest prints more in CI
             monkeypatch.delenv(name)
-    return Inner(pytester)
+    return Inner(pytester, monkeypatch)
+
+
+@pytest.fixture
+def make_image(engine: Any) -> Iterator[ImageMaker]:
+    """Makes images that are gone after the test."""
+    from tests.integration.docker_images import ImageMaker
+
+    with closing(ImageMaker(engine)) as maker:
+        yield maker
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Every launch of a sandbox, in this process."""
+    from pytest_sandboxes.backends.local import LocalBackend
+
+    seen: list[object] = []
+    launch = LocalBackend.launch
+
+    def recorded(*args: Any) -> object:
+        seen.append(args)
+        return launch(*args)
+
+    monkeypatch.setattr(LocalBackend, "launch", recorded)
+    return seen
+
+
+@pytest.fixture
+def refused(inner: Inner, launches: list[object]) -> Refused:
+    """Runs that have to be refused; returns the sentence."""
+    inner.write("test_it.py", NEEDS_A_SANDBOX)
+
+    def run(*args: str) -> str:
+        sentence = check_refusal(inner.run(*args))
+        assert launches == []
+        return sentence
+
+    return run
+
+
+def check_refusal(run: Run) -> str:
+    """The run was refused with one sentence, which is returned."""
+    said = [line for line in run.stderr.splitlines() if line]
+    assert run.exit_code == pytest.ExitCode.USAGE_ERROR, run.stdout + run.stderr
+    assert len(said) == 1, said
+    assert said[0].startswith("ERROR: ")
+    output = run.stdout + run.stderr
+    assert "Traceback" not in output
+    assert "INTERNALERROR" not in output
+    assert "passed" not in output
+    return said[0].removeprefix("ERROR: ")

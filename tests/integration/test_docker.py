@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 
-from pytest_sandboxes.backends.docker import janitor
-from pytest_sandboxes.backends.docker.engine import Engine
 from tests.integration.conftest import ROOT, Inner
 
 docker = pytest.importorskip("docker", reason="the docker SDK is not installed")
@@ -28,16 +26,23 @@ PROFILES = """
 profiles:
   default: {{image: {python}, buffer_sandboxes: 1}}
   testbed: {{image: {testbed}, isolation: sandbox}}
-  busybox: {{image: {busybox}}}
+  gpu: {{image: {python}, gpu: "any:2"}}
+  model: {{image: {python}, gpu: "A100:2"}}
+  cores: {{image: {python}, cpu: 9999}}
+  many: {{image: {python}, slots_per_sandbox: 257}}
+  nobodys: {{image: {python}, isolation: sandbox, user: nosuch}}
+  misspelt: {{image: no image}}
+  unpulled: {{image: "127.0.0.1:1/it"}}
+  shared: {{image: {python}, slots_per_sandbox: 2, workspace_base: /tmp/work}}
 """
 
 
 @pytest.fixture
-def project(inner: Inner, python_image: str, busybox_image: str, testbed_image: str) -> Inner:
+def project(inner: Inner, python_image: str, testbed_image: str) -> Inner:
     """A project whose sandboxes are containers of the tests' own images."""
     inner.write(
         "sandboxes.yaml",
-        PROFILES.format(python=python_image, busybox=busybox_image, testbed=testbed_image),
+        PROFILES.format(python=python_image, testbed=testbed_image),
     )
     inner.write("pytest.ini", "[pytest]\nsandbox_backend = docker\n")
     return inner
@@ -104,34 +109,6 @@ def test_no_container_outlives_its_run(
     run.send_signal(number)
     wait_until_gone(engine, marker)
     run.wait(PATIENCE)
-
-
-def test_what_was_made_and_never_started_is_swept(engine: Any, python_image: str) -> None:
-    ours = janitor.labels("run")
-    process = ours["pytest-sandboxes.process"]
-    of_the_dead = {
-        **ours,
-        "pytest-sandboxes.process": process.rpartition(" ")[0] + " 1",
-    }  # started at another time
-    somebody_elses = {**of_the_dead, "pytest-sandboxes.owner": "another@machine"}
-    made: dict[str, str] = {}
-    for whose, prefix, labels in (
-        ("ours", janitor.PREFIX, ours),
-        ("the dead's", janitor.PREFIX, of_the_dead),
-        ("kept", "kept-", of_the_dead),
-        ("somebody else's", janitor.PREFIX, somebody_elses),
-    ):
-        name = f"{prefix}test-{os.getpid()}-{len(made)}"
-        made[whose] = engine.api.create_container(python_image, ["true"], name=name, labels=labels)["Id"]
-    sweeping = Engine()
-    try:
-        janitor.sweep(sweeping)
-        left = {each["Id"] for each in engine.api.containers(all=True)}
-        assert [whose for whose in made if made[whose] in left] == ["ours", "kept", "somebody else's"]
-    finally:
-        sweeping.close()
-        for container in left & set(made.values()):
-            engine.api.remove_container(container, force=True)
 
 
 def test_an_image_of_swe_bench_runs_as_it_is(project: Inner, testbed_image: str) -> None:
@@ -246,14 +223,52 @@ def test_a_container_that_somebody_removes_is_replaced(project: Inner, engine: A
 @pytest.mark.parametrize(
     ("arguments", "environment", "complaint"),
     [
-        (["--sandbox-profile=busybox"], {}, "busybox' has no python3 on its PATH"),
+        (
+            ["--sandbox-profile=gpu"],
+            {},
+            r"sandboxes.yaml:\d+: profile 'gpu' asks for gpu 'any:2'.*has no runtime for GPUs: install",
+        ),
+        (
+            ["--sandbox-profile=nobodys"],
+            {},
+            r"sandboxes.yaml:\d+: user of profile 'nobodys' is 'nosuch', whom image .* does not have: name one",
+        ),
+        (
+            ["--sandbox-profile=misspelt"],
+            {},
+            r"sandboxes.yaml:\d+: image of profile 'misspelt': 'no image' is no name of an image: .*; correct",
+        ),
+        (
+            ["--sandbox-profile=unpulled"],
+            {},
+            r"sandboxes.yaml:\d+: image of profile 'unpulled': the Docker Engine at .* has no image '127.0.0.1:1/it'",
+        ),
+        (
+            ["--sandbox-profile=model"],
+            {},
+            r"sandboxes.yaml:\d+: gpu of profile 'model' cannot be kept: a Docker Engine knows only how many",
+        ),
+        (
+            ["--sandbox-profile=cores"],
+            {},
+            r"sandboxes.yaml:\d+: cpu of profile 'cores' is 9999, but the Docker Engine at .* has \d+ cores: lower it",
+        ),
+        (
+            ["--sandbox-profile=many"],
+            {},
+            r"slots_per_sandbox of profile 'many' is 257, but a container serves 256 at most: lower it",
+        ),
+        (
+            ["--sandbox-profile=shared"],
+            {},
+            r"workspace_base of profile 'shared' is '/tmp/work', but /tmp is no place for workspaces in a container: choose another",
+        ),
         (
             [],
             {"DOCKER_HOST": "unix:///nowhere.sock"},
             "no Docker Engine answers at unix:///nowhere.sock.*start it",
         ),
         ([], {"DOCKER_HOST": "tcp://127.0.0.1:1"}, "no Docker Engine answers at tcp://127.0.0.1:1.*start it"),
-        ([], {"DOCKER_HOST": "ssh://host"}, "ssh://host by TLS or SSH: forward the Engine's socket"),
         ([], {"DOCKER_HOST": "nonsense://x"}, "no Docker Engine answers at nonsense://x"),
         ([], {"DOCKER_CONTEXT": "no-such-context"}, "no-such-context"),
     ],

@@ -220,7 +220,8 @@ class Elsewhere:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.engine", *arguments],
+            # a dockerd without a bridge removes that of the machine's own, so it has a network to itself
+            ["unshare", "--net", sys.executable, "-m", "tests.engine", *arguments],
             cwd=ROOT,
             env={**os.environ, "DOCKER_HOST": self.address, "XDG_CACHE_HOME": str(self.directory / "cache")},
             stdout=subprocess.PIPE,

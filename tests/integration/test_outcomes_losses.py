@@ -22,6 +22,7 @@ WORDS = {"passed": "passed", "failure": "failed", "error": "errors", "skipped": 
 @pytest.fixture
 def losses(inner: Inner) -> Inner:
     inner.use_suite("losses")
+    inner.load("asyncio")
     return inner
 
 

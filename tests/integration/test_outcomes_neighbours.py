@@ -14,6 +14,11 @@ HAS_EXCLUDED_PATHS = hasattr(pytest_rerunfailures, "_is_rerun_path_excluded")
 needs_subtests = pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="subtests came with pytest 9")
 
 
+@pytest.fixture(autouse=True)
+def _beside_others(inner: Inner) -> None:
+    inner.load("asyncio", "rerunfailures", "timeout")
+
+
 # -- pytest-rerunfailures
 
 
@@ -283,14 +288,14 @@ def test_debugger_stops_the_clocks(inner: Inner) -> None:
         import pdb
 
         def test_it(sandbox):
-            process = sandbox.popen("sh", "-c", "read line; exit 7", timeout=5)
+            process = sandbox.popen("sh", "-c", "read line; exit 7", timeout=3)
             pdb.set_trace()
             process.write("go on\\n")
             assert process.wait() == 7
             assert sandbox.sh("echo 42").stdout == "43\\n"
         """,
     )
-    commands = "import time; time.sleep(5.5)\nc\nsandbox.sh('echo still here').stdout\nc\n"
+    commands = "import time; time.sleep(3.5)\nc\nsandbox.sh('echo still here').stdout\nc\n"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *inner.arguments("--pdb")],
         input=commands,

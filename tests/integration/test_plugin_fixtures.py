@@ -12,7 +12,7 @@ import pytest
 
 from tests.chaos import leftovers
 from tests.integration.conftest import Inner
-from tests.integration.faults import wait_until
+from tests.waiting import wait_until
 
 
 def test_slots(inner: Inner) -> None:
@@ -216,7 +216,7 @@ def test_hooks_see_leases(inner: Inner) -> None:
             print(f"leased to {lease.holder}: {lease.count} on {lease.backend}")
 
         def pytest_sandboxes_released(lease):
-            print(f"released by {lease.holder}: {len(lease.sandboxes)} still there")
+            print(f"released by {lease.holder}: {len(lease.ports)} still there")
             print(lease)
         """,
     )
@@ -323,6 +323,7 @@ def end_all(commands: Mapping[str, tuple[str, str]]) -> None:
 
 
 def test_slots_of_failed_tests_are_kept_and_no_others(inner: Inner) -> None:
+    inner.load("rerunfailures")
     inner.write("test_kept.py", KEPT)
     marker = mark(inner)
     run = inner.run("--sandbox-keep-failed")
@@ -343,6 +344,7 @@ def test_slots_of_failed_tests_are_kept_and_no_others(inner: Inner) -> None:
 
 
 def test_nothing_is_kept_unless_asked_for(inner: Inner) -> None:
+    inner.load("rerunfailures")
     inner.write("test_kept.py", KEPT)
     marker = mark(inner)
     run = inner.run()
@@ -352,6 +354,7 @@ def test_nothing_is_kept_unless_asked_for(inner: Inner) -> None:
 
 
 def test_a_kept_slot_outlives_its_run(inner: Inner) -> None:
+    inner.load("rerunfailures")
     inner.write("test_kept.py", KEPT)
     run = inner.run_apart("--sandbox-keep-failed", "-k", "test_fails")
     commands = kept_commands(run.stdout)

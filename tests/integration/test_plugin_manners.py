@@ -9,15 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.integration.conftest import Inner
-from tests.integration.faults import DEADLINE, wait_until
+from tests.waiting import DEADLINE, wait_until
 
-HEAVY = ("msgspec", "yaml", "docker", "modal", "google.cloud", "asyncio", "pytest_sandboxes.pool")
-OTHER_PLUGINS = ("asyncio", "hypothesispytest", "xdist", "rerunfailures", "timeout")
+HEAVY = ("msgspec", "yaml", "docker", "modal", "google.cloud", "asyncio", "pytest_sandboxes.pool.pool")
+OTHER_PLUGINS = ("anyio", "asyncio", "hypothesispytest", "xdist", "rerunfailures", "timeout")
 
 
 def imported_by(inner: Inner, *args: str) -> list[str]:
@@ -86,22 +85,6 @@ def test_switched_off(inner: Inner) -> None:
     result.stdout.fnmatch_lines(["*fixture 'sandbox' not found"])
     result.stdout.no_fnmatch_line("sandboxes: *")
     assert inner.pytester.runpytest_subprocess("-p", "no:sandboxes", "--sandbox-backend=local").ret == 4
-
-
-@pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Every launch of a sandbox, in this process."""
-    from pytest_sandboxes.backends.local import LocalBackend
-
-    seen: list[object] = []
-    launch = LocalBackend.launch
-
-    def recorded(*args: Any) -> object:
-        seen.append(args)
-        return launch(*args)
-
-    monkeypatch.setattr(LocalBackend, "launch", recorded)
-    return seen
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_list_profiles(inner: Inner, run_with: Callable[..., Run]) -> None:
     inner.write("sandboxes.yaml", "profiles:\n  big: {memory: 4096}\n")
     run = run_with("list-profiles", "true")
     assert run.exit_code == 0
-    assert re.search(r"^big \(digest [0-9a-f]{16}\)$", run.stdout, re.MULTILINE)
+    assert re.search(r"^big \(digest [0-9a-f]{16}, not active\)$", run.stdout, re.MULTILINE)
     assert re.search(r"^  memory +4096 +sandboxes\.yaml:2$", run.stdout, re.MULTILINE)
     assert "test session starts" not in run.stdout
 
@@ -161,7 +161,7 @@ def test_recipes_that_do_not_apply_are_named_once(inner: Inner) -> None:
 
 
 def test_promises_that_are_dropped_are_named_once(inner: Inner) -> None:
-    fields = "{cpu: 2, network: outbound, user: bob, buffer_sandboxes: 0}"
+    fields = "{app_name: x, network: outbound, user: bob, buffer_sandboxes: 0}"
     inner.write("sandboxes.yaml", f"profiles:\n  default: {fields}\n")
     inner.write(
         "test_it.py",
@@ -169,7 +169,7 @@ def test_promises_that_are_dropped_are_named_once(inner: Inner) -> None:
     )
     run = inner.run("--sandbox-enforcement=best-effort")
     assert [line for line in run.stdout.splitlines() if line.startswith("sandboxes: profile")] == [
-        "sandboxes: profile default: cpu not used by backend local",
+        "sandboxes: profile default: app_name not used by backend local",
         (
             "sandboxes: profile default: user, network dropped, which backend local cannot keep "
             "(--sandbox-enforcement best-effort)"

@@ -262,7 +262,7 @@ def test_tests_without_a_sandbox_print_as_ever(inner: Inner) -> None:
 
 
 def test_workers_of_xdist_account_for_what_they_have_used(inner: Inner) -> None:
-    inner.write("sandboxes.yaml", "profiles:\n  default: {cpu: 2}\n")
+    inner.write("sandboxes.yaml", "profiles:\n  default: {app_name: x}\n")
     inner.write(
         "test_it.py",
         """
@@ -280,5 +280,5 @@ def test_workers_of_xdist_account_for_what_they_have_used(inner: Inner) -> None:
         subprocess.run(shlex.split(end), check=True)
     assert len(ends) == 2
     assert run.stdout.count("= sandboxes =") == 1
-    assert run.stdout.count("cpu not used by backend local") == 1
+    assert run.stdout.count("app_name not used by backend local") == 1
     assert ", 4 leased, " in run.stdout

@@ -46,7 +46,8 @@ def test_a_run_without_sandboxes_loads_next_to_nothing(tmp_path: Path, arguments
     (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n")
     plugins = ["-p", "no:cacheprovider", "-p", "no:anyio", "-p", "no:asyncio", "-p", "no:hypothesispytest"]
     loaded = modules_after(f"import pytest; assert pytest.main({[*plugins, *arguments]}) == 0", tmp_path)
-    assert of_this_package(loaded) == {"plugin", "settings", "errors", "wording", "display", "hooks"}
+    settings = {"settings", "settings.settings", "settings.sources", "settings.values"}
+    assert of_this_package(loaded) == {"plugin", "errors", "wording", "display", "hooks", *settings}
     assert loaded.isdisjoint({"docker", "modal", "google", "msgspec", "yaml", "asyncio", "ctypes"})
 
 

@@ -11,14 +11,15 @@ from types import SimpleNamespace
 import pytest
 
 import pytest_sandboxes
-from pytest_sandboxes import UnsupportedError, settings
+from pytest_sandboxes import UnsupportedError
 from pytest_sandboxes.backends import isolated
-from pytest_sandboxes.backends.base import BackendOptions, Checked
-from pytest_sandboxes.backends.bubblewrap import DEFAULT_DISK_MEGABYTES, explain
+from pytest_sandboxes.backends.base import DEFAULT_DISK_MEGABYTES, BackendOptions, Checked
+from pytest_sandboxes.backends.bubblewrap import explain
 from pytest_sandboxes.backends.local import LocalBackend
 from pytest_sandboxes.lease import Lease, Loss
 from pytest_sandboxes.markers import read_marker
-from pytest_sandboxes.profiles import FIELDS, Profile
+from pytest_sandboxes.profiles.profile import FIELDS, Profile
+from pytest_sandboxes.settings import settings
 
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text("utf-8")
@@ -115,7 +116,7 @@ IMPLIED = {"disk": DEFAULT_DISK_MEGABYTES, "pids": isolated._PROCESS_LIMIT}
 VALUES: dict[str, object] = {
     "gpu": "A100",
     "user": "root",
-    "secrets": ["KEY"],
+    "secrets": ["PATH"],
     "setup": ["true"],
     "workspace_source": "data",
     "local": {"any": 1},
@@ -124,7 +125,6 @@ VALUES: dict[str, object] = {
     "gcp": {"any": 1},
     "network": "outbound",
     "image": "python:3.12",
-    "cpu": 2,
     "app_name": "app",
     "slots_per_sandbox": 2,
     "target_slots_per_sandbox": 1,
@@ -143,10 +143,10 @@ VALUES: dict[str, object] = {
     "buffer_sandboxes": 1,
     "isolation": "sandbox",
 }
-"""For each field one that is not its default; `memory` and `pids` depend on the machine."""
+"""For each field one that is not its default; `memory`, `pids` and `cpu` depend on the machine."""
 
 
-@pytest.mark.parametrize("field", sorted(FIELDS.keys() - {"memory", "pids"}))
+@pytest.mark.parametrize("field", sorted(FIELDS.keys() - {"memory", "pids", "cpu"}))
 def test_backend_local_does_with_a_field_what_the_table_says(field: str) -> None:
     (says,) = [row[2] for row in rows("Profiles") if field in names(row[0])]
     backend = LocalBackend(BackendOptions())
@@ -162,10 +162,12 @@ def test_backend_local_does_with_a_field_what_the_table_says(field: str) -> None
 
 
 def test_what_is_not_used_is_said_at_the_start(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile("import pytest\n@pytest.mark.sandbox(image='i', cpu=2)\ndef test_it(sandbox): pass")
+    pytester.makepyfile(
+        "import pytest\n@pytest.mark.sandbox(image='i', app_name='x')\ndef test_it(sandbox): pass"
+    )
     ran = pytester.runpytest_inprocess()
     ran.assert_outcomes(passed=1)
-    ran.stdout.fnmatch_lines(["sandboxes: profile default: image, cpu not used by backend local"])
+    ran.stdout.fnmatch_lines(["sandboxes: profile default: image, app_name not used by backend local"])
 
 
 def test_the_table_of_marker_arguments_is_complete() -> None:
@@ -227,7 +229,24 @@ def test_several_slots_by_the_factory(pytester: pytest.Pytester) -> None:
 def test_the_profiles_file_is_right(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("sandboxes.yaml").write_text(blocks(section("Profiles"), "yaml")[0])
     listed = pytester.runpytest_inprocess("--sandbox-list-profiles")
-    listed.stdout.fnmatch_lines(["small (digest *", "*memory * 256 *sandboxes.yaml:5"])
+    listed.stdout.fnmatch_lines(["small (digest *, not active)", "*memory * 256 *sandboxes.yaml:5"])
+
+
+def test_the_variables_of_profiles_are_right(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (script,) = blocks(section("Profiles"), "sh")
+    for name, text in re.findall(r"^export (\w+)=(\S+|'.*?') +#", script, re.MULTILINE):
+        monkeypatch.setenv(name, text.strip("'"))
+    listed = pytester.runpytest_inprocess("--sandbox-list-profiles").stdout.str()
+    high, quick = (listed.partition(f"\n{name} (digest ")[2] for name in ("high-memory", "quick"))
+    for block, line in (
+        (high, r"  memory +8192 +environment variable PYTEST_SANDBOXES_PROFILE_HIGH_MEMORY_MEMORY"),
+        (high, r'  env_vars +{"LANG": "C", "TZ": "UTC"} +environment variable .*'),
+        (quick, r'  setup +\["make", "make check"\] +environment variable .*'),
+        (quick, r"  idle_timeout +null +environment variable .*"),
+    ):
+        assert re.search(f"^{line}$", block, re.MULTILINE), line
 
 
 def test_what_hooks_may_read_of_a_lease_is_there() -> None:

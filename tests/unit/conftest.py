@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from pytest_sandboxes import connection as connection_module
-from pytest_sandboxes import pool as pool_module
+from pytest_sandboxes.pool import pool as pool_module
 from tests.unit import fake_agent
 from tests.unit.fake_agent import Line
 from tests.unit.fake_pool import FakePool
@@ -69,18 +70,30 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePool]:
-    """A pool that looks often, and that has to have ended all that it started."""
+def new_fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakePool]]:
+    """Makes pools that look often, and that have to have ended all that they started."""
     monkeypatch.setattr(pool_module, "_LOOK_AGAIN", 0.001)
     others = set(threading.enumerate())  # another test of this process may have a pool
-    fake = FakePool()
-    yield fake
-    fake.before_start = lambda: None
-    fake.pool.close()
-    assert [each.closed for each in fake.sandboxes] == [1] * len(fake.sandboxes)
-    assert fake.backend.closed == 1
+    made: list[FakePool] = []
+
+    def make(**arguments: Any) -> FakePool:
+        made.append(FakePool(**arguments))
+        return made[-1]
+
+    yield make
+    for fake in made:
+        fake.before_start = lambda: None
+        fake.pool.close()
+        assert [each.closed + each.parked for each in fake.sandboxes] == [1] * len(fake.sandboxes)
+        assert fake.backend.closed == 1
     left = set(threading.enumerate()) - others
     assert not [thread for thread in left if thread.name.startswith("sandboxes-")]
+
+
+@pytest.fixture
+def fake(new_fake: Callable[..., FakePool]) -> FakePool:
+    """A pool without a cap."""
+    return new_fake()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pytest_sandboxes.io_thread import IOThread
 from pytest_sandboxes.request import Request
 from pytest_sandboxes.streams import Kept, Piped
 from tests.unit.fake_port import FakePort
-from tests.unit.waiting import DEADLINE
+from tests.waiting import DEADLINE
 
 LIMIT = 10
 HOUR = 3600.0
@@ -55,12 +55,17 @@ class FakeAgent:
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
         self._reader = wire.FrameReader()
+        self.numbers = wire.Numbering()
         self._frames: list[tuple[int, int, bytes]] = []
         stream.settimeout(DEADLINE)
 
     def send(self, kind: int, number: int = 0, payload: bytes = b"") -> None:
         """Send one frame."""
-        self.send_raw(wire.frame(kind, number, payload))
+        self.send_frames(wire.frame(kind, number, payload))
+
+    def send_frames(self, data: bytes) -> None:
+        """Send frames, or what begins like them, each with the number that is its."""
+        self.send_raw(self.numbers.number(data))
 
     def send_raw(self, data: bytes) -> None:
         """Send any bytes; nothing happens when nobody takes them any more."""

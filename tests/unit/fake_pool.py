@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from pytest_sandboxes import pool as pool_module
-from pytest_sandboxes.backends.base import Backend
+from pytest_sandboxes.backends.base import Backend, KeptSlot, StartRate
 from pytest_sandboxes.errors import SandboxLostError
 from pytest_sandboxes.io_thread import IOThread
-from pytest_sandboxes.pool import Pool
-from pytest_sandboxes.profiles import Profile
+from pytest_sandboxes.pool import alarm
+from pytest_sandboxes.pool.pool import Pool
+from pytest_sandboxes.profiles.profile import Profile
 from pytest_sandboxes.sandbox import Sandbox
-from tests.unit.waiting import wait_until
+from tests.waiting import wait_until
 
 
 class FakeSandbox:
-    """What a pool and a lease need of a sandbox."""
+    """What a pool and a lease need of a sandbox; with several slots it can be reset."""
 
     _numbers = itertools.count(1)
 
@@ -30,17 +29,27 @@ class FakeSandbox:
         self.name = f"fake-{next(self._numbers)}"
         self.backend = "fake"
         self.profile = profile
-        self.started = time.monotonic()
+        self.age_before = 0.0
+        self.uses = 0
         self.alive = True
-        self.can_reset = False
+        self.died = False
+        self.can_reset = profile.slots_per_sandbox > 1
+        self.slots = tuple(FakeSlot(self) for _ in range(profile.slots_per_sandbox))
         self.closed = 0
+        self.is_shared = False
         self.paused = False
+        self.is_taken_over = False
+        self.ties = 0
+        self.parked = 0
+        self.on_park: Callable[[], object] = lambda: None
+        """Called when it is parked; may raise what that shall fail with."""
         self.lost: Callable[[Exception], None] = lambda _: None
         self.on_close: Callable[[], object] = lambda: None
 
     def die(self, error: Exception | None = None) -> None:
         """End by itself, and say so as a connection does."""
         self.alive = False
+        self.died = True
         self.lost(error or SandboxLostError(f"{self.name} was lost"))
 
     def close(self) -> None:
@@ -49,9 +58,22 @@ class FakeSandbox:
         self.alive = False
         self.closed += 1
 
-    def keep(self, seconds: float) -> tuple[str, str]:
-        """Let it live on."""
-        return f"enter {self.name} within {seconds:.0f} s", f"end {self.name}"
+    def tie(self) -> None:
+        """Count it."""
+        self.ties += 1
+
+    def park(self) -> None:
+        """Have it wait for another run."""
+        self.on_park()
+        self.alive = False
+        self.parked += 1
+
+    def keep(self, seconds: float, slots: list[FakeSlot]) -> list[KeptSlot]:
+        """Let it live on; as the true one does, it says itself that it is gone."""
+        if self.died:
+            raise SandboxLostError(f"{self.name} was lost")
+        enter = f"enter {self.name} within {seconds:.0f} s"
+        return [KeptSlot(enter, f"end {self.name}", self.close) for _ in slots]
 
     def pause(self) -> None:
         """Stop its clocks."""
@@ -62,13 +84,49 @@ class FakeSandbox:
         self.paused = False
 
 
+class FakeSlot:
+    """What a pool and a lease need of a slot."""
+
+    def __init__(self, sandbox: FakeSandbox) -> None:
+        self.sandbox = sandbox
+        self.name = sandbox.name
+        self.backend = sandbox.backend
+        self.resets = 0
+        self.on_reset: Callable[[], object] = lambda: None
+        """Called by each reset; may raise what it shall fail with."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its sandbox is."""
+        return self.sandbox.is_shared
+
+    @property
+    def alive(self) -> bool:
+        """Whether its sandbox is."""
+        return self.sandbox.alive
+
+    def reset(self) -> None:
+        """Make it as new."""
+        self.resets += 1
+        self.on_reset()
+
+
 class FakeBackend:
     """What a pool needs of a backend."""
 
     name = "fake"
+    start_rate: StartRate | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = 6) -> None:
+        self.at_once = at_once
         self.closed = 0
+
+    def slots_per_sandbox(self, profile: Profile) -> int:
+        """As many as the profile says."""
+        return profile.slots_per_sandbox
+
+    def stop_waiting(self) -> None:
+        """Nothing, because it never waits."""
 
     def close(self) -> None:
         """Count it."""
@@ -78,8 +136,10 @@ class FakeBackend:
 class FakePool:
     """A pool with its backend, and all sandboxes that it ever started."""
 
-    def __init__(self, *, start_attempts: int = 3) -> None:
-        self.backend = FakeBackend()
+    def __init__(
+        self, *, start_attempts: int = 3, max_sandboxes: int | None = None, at_once: int = 6
+    ) -> None:
+        self.backend = FakeBackend(at_once)
         self.sandboxes: list[FakeSandbox] = []
         self.starts = 0
         self.before_start: Callable[[], object] = lambda: None
@@ -88,7 +148,11 @@ class FakePool:
         """Called with each sandbox before the pool has it."""
         self._lock = threading.Lock()
         self.pool = Pool(
-            {"fake": cast("Backend", self.backend)}, start_attempts=start_attempts, start=self._start
+            {"fake": cast("Backend", self.backend)},
+            start_attempts=start_attempts,
+            max_sandboxes=max_sandboxes,
+            max_sandboxes_source="--sandbox-max-sandboxes",
+            start=self._start,
         )
 
     def _start(self, _: Backend, profile: Profile, __: IOThread) -> Sandbox:
@@ -111,18 +175,23 @@ class FakePool:
         return [each for each in self.sandboxes if not each.closed]
 
 
+def sandboxes_of(lease: Any) -> list[FakeSandbox]:
+    """What is behind the slots of a lease."""
+    return [port.sandbox for port in lease.ports]
+
+
 def profile(**fields: Any) -> Profile:
     """A profile that warms nothing up unless it says so."""
     return Profile().override({"buffer_sandboxes": 0, "max_sandboxes": 4, **fields}, "test")
 
 
 class Clock:
-    """Time as the pool sees it, which passes only when told to."""
+    """Time as the pools of this process see it, which passes only when told to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         self.looks = 0
-        monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=self._look))
+        monkeypatch.setattr(alarm, "time", SimpleNamespace(monotonic=self._look))
 
     def _look(self) -> float:
         self.looks += 1

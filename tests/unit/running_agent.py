@@ -19,7 +19,7 @@ from pytest_sandboxes.io_thread import IOThread
 from pytest_sandboxes.payload import bootstrap, payload
 from tests.processes import carrying
 from tests.unit.fake_port import FakePort
-from tests.unit.waiting import DEADLINE
+from tests.waiting import DEADLINE
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 UNLIMITED = 1 << 40
@@ -36,6 +36,7 @@ class RunningAgent:
         self._process = launch(interpreter, theirs, same_interpreter=same_interpreter)
         self.pid = self._process.pid
         self._reader = wire.FrameReader()
+        self._frame_numbers = wire.Numbering()
         self._numbers = 0
         self.frames: list[tuple[int, int, bytes]] = []
         """All that came, of output only its ends."""
@@ -56,12 +57,34 @@ class RunningAgent:
 
     def send(self, kind: int, number: int = 0, content: bytes = b"") -> None:
         """Send one frame."""
-        self._stream.sendall(wire.frame(kind, number, content))
+        self.send_frames(wire.frame(kind, number, content))
+
+    def send_frames(self, data: bytes) -> None:
+        """Send frames, or what begins like them, each with the number that is its."""
+        self._stream.sendall(self._frame_numbers.number(data))
+
+    def number_anew(self) -> None:
+        """As who takes it over, of whose frames none has come."""
+        self._frame_numbers, self._reader = wire.Numbering(), wire.FrameReader()
+
+    def send_bare(self, data: bytes, *, or_else_gone: bool = False) -> None:
+        """Send bytes that are no frame; `or_else_gone`, it may have ended."""
+        with contextlib.suppress(*([OSError] if or_else_gone else [])):
+            self._stream.sendall(data)
+
+    def receive_bare(self, size: int) -> bytes:
+        """Exactly so many bytes that are no frame."""
+        data = b""
+        while len(data) < size:
+            piece = self._stream.recv(size - len(data))
+            assert piece, "the agent hung up"
+            data += piece
+        return data
 
     def request(self, operation: str, message: Mapping[str, object], *, timeout: float | None = None) -> int:
         """Send a request; return its number."""
         self._numbers += 1
-        encoded = wire.encode({"op": operation, "timeout": timeout, **message})
+        encoded = wire.encode({"op": operation, "slot": 0, "timeout": timeout, **message})
         self.send(wire.REQUEST, self._numbers, encoded)
         return self._numbers
 
@@ -220,16 +243,17 @@ def launch(interpreter: str, stream: socket.socket, *, same_interpreter: bool) -
 def configuration(workspace: Path, **changes: object) -> dict[str, object]:
     """What an agent is told first."""
     return {
-        "workspace": os.fsencode(workspace),
+        "slots": [[os.fsencode(workspace), [], [os.fsencode(workspace)], None]],
         "environment": [[b"PATH", PATH.encode()]],
-        "directories": [os.fsencode(workspace)],
         "heartbeat_deadline": 3600.0,
         "process_limit": 0,
         "sacrifice_children": False,
-        "user": None,
+        "source": b"",
         "shared": [],
         "counts_oom_kills": False,
         "filter": b"",
+        "internet_only": False,
+        "comes_first": False,
         **changes,
     }
 
@@ -242,7 +266,7 @@ def agent_port(workspace: Path) -> Generator[FakePort]:
     io = IOThread()
     port = FakePort(ours, io)
     try:
-        port.connection.send(payload(same_interpreter=True))
+        port.connection.send_bare(payload(same_interpreter=True))
         port.connection.hello.result(DEADLINE)
         port.request("configure", configuration(workspace), timeout=None).future.result(DEADLINE)
         yield port

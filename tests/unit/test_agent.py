@@ -4,6 +4,8 @@ import errno
 import itertools
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -80,6 +82,36 @@ def test_a_start_is_announced_before_the_end(agent: RunningAgent) -> None:
     agent.result(number)
     said = [kind for kind, whose, _ in agent.frames if whose == number]
     assert said.index(wire.STARTED) < said.index(wire.RESULT)
+
+
+def test_the_start_of_an_exec_is_nobodys_concern(agent: RunningAgent) -> None:
+    number = agent.start_as("supervised", "true")
+    assert agent.result(number)["status"] == 0
+    assert [kind for kind, whose, _ in agent.frames if whose == number] == [wire.RESULT]
+
+
+LAST = r"""
+import os
+from pytest_sandboxes.agent.identity import Identity
+from pytest_sandboxes.agent.spawn import Command, supervised
+
+PROGRAM = b'''
+rank() { cut -d' ' -f19 "/proc/$1/stat"; }
+until [ "$(rank $$)" = 19 ]; do :; done
+rank $PPID
+'''
+for _ in range(4):
+    os.open("/dev/null", os.O_RDWR)
+report = os.pipe()[1]
+command = Command([b"/bin/sh", b"-c", PROGRAM], dict(os.environb), b"/", (0, 1, 2), Identity(), 19)
+os.waitpid(supervised(command, report, announce=False), 0)
+"""
+
+
+def test_a_command_that_goes_last_has_a_supervisor_that_does_not() -> None:
+    """Otherwise the word of its end would have to wait for all others."""
+    ran = subprocess.run([sys.executable, "-c", LAST], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == f"{os.getpriority(os.PRIO_PROCESS, 0)}\n"
 
 
 def test_children_inherit_nothing_of_the_agent(agent: RunningAgent) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_sandboxes.agent import wire
 from tests.unit.running_agent import KINDS, Marked, RunningAgent, running_agent
-from tests.unit.waiting import wait_until
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_an_agent_that_hears_nothing_ends_with_all_it_runs(tmp_path: Path, mark:
 def test_the_end_of_the_stream_ends_all(agent: RunningAgent, kind: str, mark: Marked) -> None:
     number = agent.start("sh", "-c", leave(mark, "many", "echo ready; sleep {0}"), kind=kind)
     agent.wait_for_output(number, b"ready")
-    assert len(mark.pids()) >= 9
+    wait_until(lambda: len(mark.pids()) >= 9)
     agent.hang_up()
     assert agent.wait() == 0
     wait_until(lambda: not mark.pids())

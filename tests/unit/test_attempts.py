@@ -27,7 +27,7 @@ class FakeLease:
     released: bool = True
 
     @property
-    def sandboxes(self) -> tuple[SimpleNamespace, ...]:
+    def ports(self) -> tuple[SimpleNamespace, ...]:
         return tuple(SimpleNamespace(name=name) for name in self.names)
 
     def lose(self, *, suspect: bool = False) -> FakeLease:

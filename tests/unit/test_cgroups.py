@@ -13,6 +13,7 @@ from pytest_sandboxes.backends.cgroups import Group, Groups, Limits
 from pytest_sandboxes.backends.ownership import Claim
 
 BOTH = Limits(memory=64, pids=20)
+ALL = Limits(memory=64, pids=20, cpu=0.5)
 PREFIX = "pytest-sandboxes-"
 
 
@@ -109,6 +110,26 @@ def test_hierarchies_of_the_old_kind(machine: Machine) -> None:
     assert (in_memory / "cgroup.procs").read_text() == (in_pids / "cgroup.procs").read_text() == "4321"
 
 
+def test_processor_time_of_the_old_kind(machine: Machine) -> None:
+    cpu = machine.version_1("cpu,cpuacct", "/")
+    assert not Groups().can(ALL)
+    machine.version_1("memory,pids", "/")
+    Groups().make(ALL)
+    (folder,) = made(cpu)
+    assert written(folder) == {
+        "cpu.cfs_period_us": "100000",
+        "cpu.cfs_quota_us": "50000",
+        "cpu.rt_runtime_us": "10000",
+    }
+
+
+def test_processor_time_of_the_new_kind(machine: Machine) -> None:
+    top = machine.version_2("/", "/")
+    Groups().make(ALL)
+    (folder,) = made(top)
+    assert written(folder)["cpu.max"] == "50000 100000"
+
+
 def test_the_top_does_where_our_own_group_is_out_of_sight(machine: Machine) -> None:
     top = machine.version_1("memory", "/of/another/namespace")
     assert Groups().make(Limits(64, None)) is not None
@@ -153,7 +174,7 @@ def test_groups_of_the_new_kind_that_are_not_delegated_are_of_no_use(
 
 
 def test_the_new_kind_beside_an_old_one_without_the_controllers(machine: Machine) -> None:
-    machine.version_1("cpu,cpuacct", "/")
+    machine.version_1("freezer,blkio", "/")
     machine.version_2("/", "/")
     assert Groups().can(BOTH)
 

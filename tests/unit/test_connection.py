@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
 import pytest
 
 from pytest_sandboxes.agent import wire
+from pytest_sandboxes.errors import SandboxLostError
 from pytest_sandboxes.streams import Kept, Piped
 from tests.unit.fake_agent import LIMIT, Line
-from tests.unit.waiting import DEADLINE, wait_until
+from tests.waiting import DEADLINE, wait_until
 
 HOUR = 3600.0
 
@@ -18,7 +20,10 @@ HOUR = 3600.0
 def test_an_answer_reaches_its_request(line: Line) -> None:
     first, second = line.request("exec", {"a": 1}, timeout=None), line.request("read", {}, timeout=2.5)
     numbers = []
-    for expected in ({"op": "exec", "timeout": None, "a": 1}, {"op": "read", "timeout": 2.5}):
+    for expected in (
+        {"op": "exec", "slot": 0, "timeout": None, "a": 1},
+        {"op": "read", "slot": 0, "timeout": 2.5},
+    ):
         number, message = line.agent.receive_request()
         assert message == expected
         numbers.append(number)
@@ -51,7 +56,7 @@ def test_a_whole_exchange_one_byte_at_a_time(line: Line) -> None:
         wire.frame(wire.STDOUT, number),
         wire.frame(wire.RESULT, number, wire.encode({"status": 7})),
     ):
-        for byte in frame:
+        for byte in line.agent.numbers.number(frame):
             line.agent.send_raw(bytes((byte,)))
     assert request.future.result(DEADLINE) == {"status": 7}
 
@@ -177,7 +182,7 @@ def test_a_wait_for_input_to_be_read_can_be_given_up(line: Line) -> None:
     waiting = request.write(bytes(wire.WINDOW + 1))
     waiting.cancel()  # as a cancelled task does
     credit = wire.frame(wire.STDIN_CREDIT, number, wire.WINDOW.to_bytes(4, "big"))
-    line.agent.send_raw(credit + wire.frame(wire.RESULT, number, wire.encode({})))  # to be taken in one go
+    line.agent.send_frames(credit + wire.frame(wire.RESULT, number, wire.encode({})))  # to be taken in one go
     assert request.future.result(DEADLINE) == {}
 
 
@@ -195,3 +200,41 @@ def test_two_writers_do_not_mix(line: Line) -> None:
     for thread in threads:
         thread.join()
     assert sorted(received[at : at + 5000] for at in range(0, len(received), 5000)) == blocks
+
+
+# -- several slots
+
+
+def test_only_the_requests_of_one_slot_are_abandoned(line: Line) -> None:
+    requests = [line.connection.request("exec", {}, timeout=None, slot=slot) for slot in (0, 1)]
+    numbers = [line.agent.receive_request()[0] for _ in requests]
+    line.connection.abandon_requests(0, SandboxLostError("it has been reset"))
+    with pytest.raises(SandboxLostError, match="it has been reset"):
+        requests[0].future.result(DEADLINE)
+    line.connection.forget_abandoned(0)
+    line.agent.answer(numbers[1])
+    assert requests[1].future.result(DEADLINE)["status"] == 0
+    assert line.losses == []
+
+
+def test_an_answer_that_is_objected_to_is_nobodys_and_loses_the_sandbox(line: Line) -> None:
+    def object_to_kills(answer: Mapping[str, object]) -> str | None:
+        return "whose process was killed cannot be told" if answer.get("oom_killed") else None
+
+    first, second = (
+        line.connection.request("exec", {}, timeout=None, slot=slot, objection=object_to_kills)
+        for slot in (0, 1)
+    )
+    numbers = [line.agent.receive_request()[0] for _ in range(2)]
+    line.agent.answer(numbers[0])
+    assert first.future.result(DEADLINE)["status"] == 0
+    line.agent.answer(numbers[1], {"oom_killed": True})
+    with pytest.raises(SandboxLostError, match="cannot be told"):
+        second.future.result(DEADLINE)
+    assert line.losses == ["whose process was killed cannot be told"]
+
+
+def test_no_argument_can_name_another_slot(line: Line) -> None:
+    line.connection.request("exec", {"slot": 5, "op": "reset"}, timeout=None, slot=1)
+    _, message = line.agent.receive_request()
+    assert (message["slot"], message["op"]) == (1, "exec")

@@ -9,13 +9,14 @@ import warnings
 import pytest
 
 from pytest_sandboxes.agent import wire
-from pytest_sandboxes.connection import OVERDUE_TICKS, SILENCE_TICKS, Connection
+from pytest_sandboxes.connection import LEAST_READ, OVERDUE_TICKS, SILENCE_TICKS, Connection
 from pytest_sandboxes.errors import SandboxLostError
 from pytest_sandboxes.io_thread import IOThread
 from pytest_sandboxes.request import Request
 from pytest_sandboxes.streams import Piped
+from tests.threads import live_threads
 from tests.unit.fake_agent import Line, error_of, line, open_descriptors
-from tests.unit.waiting import DEADLINE, wait_until
+from tests.waiting import DEADLINE, wait_until
 
 HOUR = 3600.0
 
@@ -38,6 +39,30 @@ def test_an_agent_that_answers_is_not(line: Line) -> None:
         line.tick()
         line.agent.receive(wire.PING)
         line.agent.send(wire.PONG)
+    line.agent.answer(number)
+    assert request.future.result(DEADLINE)
+
+
+def test_a_stream_that_trickles_is_lost(line: Line) -> None:
+    """Each byte is a word of the agent's, and none of them an answer."""
+    request, number = line.ask()
+    frame = line.agent.numbers.number(wire.frame(wire.STDERR, number, bytes(100)))
+    for byte in frame[: SILENCE_TICKS + 1]:
+        assert line.connection.alive
+        line.agent.send_raw(bytes((byte,)))
+        line.tick()
+    assert isinstance(error_of(request), SandboxLostError)
+    assert "has not answered" in line.losses[0]
+
+
+def test_an_agent_whose_answer_is_behind_much_output_is_not(line: Line) -> None:
+    output = Piped()
+    request = line.request("popen", {}, timeout=None, sinks=(output, Piped()))
+    number, _ = line.agent.receive_request()
+    for _ in range(3 * SILENCE_TICKS):
+        line.agent.send(wire.STDOUT, number, bytes(LEAST_READ))
+        assert output.read(DEADLINE)
+        line.tick()
     line.agent.answer(number)
     assert request.future.result(DEADLINE)
 
@@ -124,20 +149,20 @@ def test_what_was_closed_before_the_thread_is_closed_for_good() -> None:
 
 
 def test_nothing_is_left_behind() -> None:
-    def threads() -> int:
-        return sum(thread.name == "sandboxes-io" for thread in threading.enumerate())
+    def count() -> int:
+        return sum(thread.name == "sandboxes-io" for thread in live_threads())
 
-    before, already = open_descriptors(), threads()
+    before, already = open_descriptors(), count()
     for by_agent in (False, True):
         with line() as made:
             request, _ = made.ask()
-            assert threads() == already + 1
+            assert count() == already + 1
             if by_agent:
                 made.agent.close()
             else:
                 made.connection.close()
             error_of(request)
-    assert threads() == already
+    assert count() == already
     assert open_descriptors() == before
 
 
@@ -151,10 +176,10 @@ def test_bad_arguments_leave_no_request_behind(line: Line) -> None:
 
 
 def test_an_io_thread_that_was_never_used_was_never_started() -> None:
-    before = threading.active_count()
+    before = live_threads()
     io = IOThread()
     io.close()
-    assert threading.active_count() == before
+    assert not live_threads() - before
     io.submit(lambda: pytest.fail("ran on a closed thread"))
     with pytest.raises(RuntimeError, match="closed"):
         io.loop()
@@ -206,3 +231,16 @@ def test_a_loss_at_the_very_end_still_closes_the_stream() -> None:
         assert told.wait(DEADLINE)
         io.close()
         assert ours.fileno() == -1
+
+
+def test_ends_that_take_long_to_find_out_about_do_not_wait_for_each_other() -> None:
+    """A service that does not answer is asked about each of the sandboxes that are lost with it."""
+    io = IOThread()
+    together = threading.Barrier(9)
+    for _ in range(8):
+        io.submit_aside(lambda: together.wait(DEADLINE))
+    try:
+        together.wait(DEADLINE)
+    finally:
+        together.abort()
+        io.close()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -9,7 +9,7 @@ from pytest_sandboxes.agent import wire
 from pytest_sandboxes.errors import SandboxLostError
 from pytest_sandboxes.streams import Kept, Piped
 from tests.unit.fake_agent import LIMIT, RESULT, Line, error_of
-from tests.unit.waiting import DEADLINE, wait_until
+from tests.waiting import DEADLINE, wait_until
 
 HOUR = 3600.0
 
@@ -22,7 +22,7 @@ NOBODY = 100
 GREETING = wire.frame(wire.HELLO, 0, wire.encode({"protocol": 1}))
 
 LIES: dict[str, Lie] = {
-    "an oversized frame": lambda _: (wire.MAX_PAYLOAD + 1).to_bytes(4, "big") + bytes(5),
+    "an oversized frame": lambda _: (wire.MAX_PAYLOAD + 1).to_bytes(4, "big") + bytes(9),
     "garbage": lambda _: b"\xff" * 100,
     "garbage after a valid frame": lambda number: wire.frame(wire.STDOUT, number, b"x") + b"\xff" * 100,
     "a frame of no known type": lambda number: wire.frame(99, number),
@@ -54,7 +54,24 @@ LIES: dict[str, Lie] = {
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_a_lie_loses_the_sandbox(lie: Lie, line: Line) -> None:
-    check_loss(line, lambda number: line.agent.send_raw(lie(number)))
+    check_loss(line, lambda number: line.agent.send_frames(lie(number)))
+
+
+@pytest.mark.parametrize("order", [(0, 2), (0, 0, 1, 2), (1, 0, 2), (0, 1, 1, 2)])
+def test_a_stream_that_is_not_what_was_sent_loses_the_sandbox(line: Line, order: Sequence[int]) -> None:
+    """Each piece is whole frames, none of which says anything that the agent might not."""
+    kept = Kept(LIMIT), Kept(LIMIT)
+    request = line.request("exec", {}, timeout=None, sinks=kept)
+    number, _ = line.agent.receive_request()
+    sent = (
+        wire.frame(wire.STDOUT, number, b"out"),
+        wire.frame(wire.STDOUT, number, b"put"),
+        wire.frame(wire.RESULT, number, wire.encode(dict(RESULT))),
+    )
+    pieces = [line.agent.numbers.number(each) for each in sent]
+    line.agent.send_raw(b"".join(pieces[each] for each in order))
+    assert isinstance(error_of(request), SandboxLostError)
+    assert "a frame is missing, comes twice or out of turn" in line.losses[0]
 
 
 def test_its_end_loses_the_sandbox(line: Line) -> None:
@@ -63,7 +80,7 @@ def test_its_end_loses_the_sandbox(line: Line) -> None:
 
 def test_its_end_inside_a_frame_loses_the_sandbox(line: Line) -> None:
     def end(number: int) -> None:
-        line.agent.send_raw(wire.frame(wire.STDOUT, number, b"12345")[:-1])
+        line.agent.send_frames(wire.frame(wire.STDOUT, number, b"12345")[:-1])
         line.agent.close()
 
     check_loss(line, end)
@@ -100,7 +117,7 @@ def test_a_second_answer_loses_the_sandbox_and_the_first_stands(line: Line, stre
 @pytest.mark.parametrize("lie", ["an oversized frame", "more output than granted", "an answer to nothing"])
 def test_the_stream_of_a_liar_is_closed(lie: str, line: Line) -> None:
     _, number = line.ask()
-    line.agent.send_raw(LIES[lie](number))
+    line.agent.send_frames(LIES[lie](number))
     assert line.agent.hung_up_on()
 
 
@@ -122,7 +139,7 @@ def test_a_flood_is_not_kept(line: Line) -> None:
     tracemalloc.start()
     try:
         for _ in range(64):
-            line.agent.send_raw(flood)
+            line.agent.send_frames(flood)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -138,7 +155,7 @@ def test_a_flood_of_tiny_frames_is_not_kept_either(line: Line) -> None:
     tracemalloc.start()
     try:
         for _ in range(size // 200 + 1):
-            line.agent.send_raw(flood)
+            line.agent.send_frames(flood)
         assert isinstance(error_of(request), SandboxLostError)
         peak = tracemalloc.get_traced_memory()[1]
     finally:

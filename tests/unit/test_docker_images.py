@@ -1,52 +1,11 @@
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from types import SimpleNamespace
-from typing import Any, cast
+import re
+from typing import Any
 
 import pytest
 
-from pytest_sandboxes.backends.docker.engine import Engine
-from pytest_sandboxes.backends.docker.images import Image, Images
-from pytest_sandboxes.errors import BackendUnavailableError
-
-docker_errors = pytest.importorskip("docker.errors")
-
-
-class FakeEngine:
-    """An Engine that has no image until it has pulled one."""
-
-    host = "unix:///engine.sock"
-
-    def __init__(self, architecture: str = "amd64") -> None:
-        self.pulled: list[tuple[str, str | None]] = []
-        self.looked = threading.Barrier(1)
-        self.image: dict[str, Any] | None = None
-        self.architecture = architecture
-
-    def api(self) -> Any:
-        return self
-
-    def errors_as_start_errors(self, _: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def inspect_image(self, name: str) -> dict[str, Any]:
-        if self.image is None:
-            raise docker_errors.ImageNotFound(name)
-        return self.image
-
-    def pull(self, repository: str, tag: str | None) -> None:
-        self.pulled.append((repository, tag))
-        self.image = {
-            "Id": "sha256:1",
-            "Architecture": self.architecture,
-            "Config": {"WorkingDir": "/app", "User": "me"},
-        }
-
-    def version(self) -> dict[str, str]:
-        return {"Arch": "amd64"}
+from pytest_sandboxes.backends.docker.pulling import Layers, _split
 
 
 @pytest.mark.parametrize(
@@ -56,46 +15,57 @@ class FakeEngine:
         ("python:3.13", "python", "3.13"),
         ("host:5000/a/b", "host:5000/a/b", "latest"),
         ("host:5000/a/b:c", "host:5000/a/b", "c"),
-        ("a@sha256:00", "a@sha256:00", None),
+        ("a@sha256:00", "a", "sha256:00"),
+        ("host:5000/a@sha256:00", "host:5000/a", "sha256:00"),
     ],
 )
-def test_one_tag_is_pulled(name: str, repository: str, tag: str | None) -> None:
-    engine = FakeEngine()
-    image = Images(cast("Engine", engine)).get(name)
-    assert image == Image(name, "sha256:1", "/app", "me", "x86_64")
-    assert engine.pulled == [(repository, tag)]
+def test_one_tag_is_pulled(name: str, repository: str, tag: str) -> None:
+    assert _split(name) == (repository, tag)
 
 
-def test_who_waits_for_a_pull_does_not_pull() -> None:
-    engine = FakeEngine()
-    images = Images(cast("Engine", engine))
-    with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(images.get, ["python"] * 8))
-    assert len(set(map(id, found))) == 1
-    assert len(engine.pulled) == 1
+def downloading(layer: str, current: int, total: int) -> dict[str, Any]:
+    return {"id": layer, "status": "Downloading", "progressDetail": {"current": current, "total": total}}
 
 
-def test_an_image_for_another_machine() -> None:
-    images = Images(cast("Engine", FakeEngine("arm64")))
-    with pytest.raises(
-        BackendUnavailableError, match="is for arm64, and the Docker Engine at unix:.* runs on amd64"
+def test_how_far_a_pull_is() -> None:
+    layers = Layers()
+    states = []
+    for event in (
+        {"id": "latest", "status": "Pulling from library/python"},
+        {"id": "a", "status": "Already exists"},
+        {"id": "b", "status": "Pulling fs layer"},
+        downloading("b", 1_000_000, 3_000_000),
+        {"id": "b", "status": "Download complete"},
+        {"id": "b", "status": "Pull complete"},
+        {"status": "Digest: sha256:00"},
     ):
-        images.get("python")
+        layers.take(event)
+        states.append(str(layers))
+    assert list(dict.fromkeys(states)) == [
+        "",
+        "1 of 1 layers, 0.0 MB",
+        "1 of 2 layers, 0.0 MB",
+        "1 of 2 layers, 1.0 MB",
+        "1 of 2 layers, 3.0 MB",
+        "2 of 2 layers, 3.0 MB",
+    ]
 
 
-def test_what_cannot_be_pulled_is_tried_again_by_the_next() -> None:
-    engine = FakeEngine()
-    tried = SimpleNamespace(times=0)
-
-    def refuse(*_: object, **__: object) -> None:
-        tried.times += 1
-        raise docker_errors.APIError("no such host")
-
-    engine.pull = refuse  # type: ignore[method-assign]
-    images = Images(cast("Engine", engine))
-    for times in (1, 2):
-        with pytest.raises(
-            BackendUnavailableError, match="no image 'python' and cannot pull it.*docker login"
-        ):
-            images.get("python")
-        assert tried.times == times
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"id": 7, "status": "Downloading"},
+        {"id": "x", "status": None},
+        {"id": "x", "status": "Downloading", "progressDetail": []},
+        {"id": "x", "status": "Downloading", "progressDetail": {"current": "\x1b[2J", "total": 1}},
+        {"id": "x", "status": "Downloading", "progressDetail": {"current": 1, "total": None}},
+        {"id": "x", "status": "Downloading", "progressDetail": {"current": 10**400, "total": 10**400}},
+        {"id": "x", "status": "Downloading", "progressDetail": {"current": -(10**9), "total": 1}},
+        {"id": "\x1b[2J", "status": "Pull complete\x1b[2J"},
+    ],
+)
+def test_nothing_in_what_is_said_is_relied_on(event: dict[str, Any]) -> None:
+    layers = Layers()
+    layers.take(event)
+    assert re.fullmatch(r"|\d of \d layers, 0\.0 MB", str(layers))

@@ -12,7 +12,7 @@ from pytest_sandboxes.errors import (
     SandboxStartError,
 )
 from pytest_sandboxes.lease import Lease, Loss
-from pytest_sandboxes.profiles import Profile
+from pytest_sandboxes.profiles.profile import Profile
 from pytest_sandboxes.results import ExecResult
 from tests.unit.fake_pool import FakeSandbox
 
@@ -31,26 +31,26 @@ class FakeOwner:
     def replace(self, lease: Lease, index: int) -> None:
         if self.failure is not None:
             raise self.failure
-        lease.rebind(index, sandbox())
+        lease.rebind(index, port())
 
 
-def sandbox() -> Any:
-    return FakeSandbox(Profile())
+def port() -> Any:
+    return FakeSandbox(Profile()).slots[0]
 
 
 def lease(slots: int = 1) -> tuple[Lease, FakeOwner]:
     owner = FakeOwner()
     made = Lease(owner, "test_it", Profile(), 0.25)
-    made.bind([sandbox() for _ in range(slots)])
+    made.bind([port() for _ in range(slots)])
     return made, owner
 
 
 def test_each_slot_has_a_sandbox_of_its_own() -> None:
     made, _ = lease(3)
-    assert [made.port(index) for index in range(3)] == list(made.sandboxes)
+    assert [made.behind(index) for index in range(3)] == list(made.ports)
     assert made.count == 3
     assert made.backend == "fake"
-    assert made.names == tuple(each.name for each in made.sandboxes)
+    assert made.names == tuple(each.name for each in made.ports)
 
 
 def test_it_says_what_it_is() -> None:
@@ -65,22 +65,39 @@ def test_it_says_what_it_is() -> None:
 def test_a_slot_of_a_released_lease_says_why_it_is_of_no_use() -> None:
     made, owner = lease()
     with made:
-        made.port(0)
+        made.behind(0)
     assert made.released
     assert owner.released == [made]
     with pytest.raises(LeaseClosedError, match="the slot leased by test_it has been given back"):
-        made.port(0)
+        made.behind(0)
     with pytest.raises(LeaseClosedError):
         made.reset(0)
-    assert (made.sandboxes, made.count) == ((), 1)
+    assert (made.ports, made.count) == ((), 1)
 
 
 def test_sandboxes_are_taken_away_once() -> None:
     made, _ = lease(2)
-    sandboxes = list(made.sandboxes)
+    sandboxes = list(made.ports)
     assert made.unbind() == sandboxes
     assert made.unbind() == []
-    assert made.rebind(0, sandbox()) is None
+    assert made.rebind(0, port()) is None
+
+
+def test_nothing_is_asked_of_what_the_lease_has_no_more() -> None:
+    made, _ = lease()
+    asked: list[str] = []
+    slot = made.behind(0)
+    slot.request = lambda operation, *_, **__: asked.append(operation)  # type: ignore[assignment, method-assign]
+    early = made.port(0)
+    early.request("exec", {}, timeout=None)
+    made.reset(0)
+    with pytest.raises(LeaseClosedError, match="the slot leased by test_it has been given back"):
+        early.request("exec", {}, timeout=None)
+    late = made.port(0)
+    made.release()
+    with pytest.raises(LeaseClosedError, match="the slot leased by test_it has been given back"):
+        late.request("exec", {}, timeout=None)
+    assert asked == ["exec"]
 
 
 def test_whoever_watches_is_told_of_each_use() -> None:
@@ -108,16 +125,16 @@ def test_what_was_used() -> None:
 
 def test_a_reset_puts_another_sandbox_behind_the_slot() -> None:
     made, _ = lease(2)
-    first, second = made.sandboxes
+    first, second = made.ports
     made.reset(1)
-    assert made.port(0) is first
-    assert made.port(1) is not second
-    assert made.names == (first.name, second.name, made.port(1).name)
+    assert made.behind(0) is first
+    assert made.behind(1) is not second
+    assert made.names == (first.name, second.name, made.behind(1).name)
 
 
 def test_a_loss_is_recorded_once() -> None:
     made, _ = lease(2)
-    first, second = made.sandboxes
+    first, second = made.ports
     for each in (first, first, second):
         made.record_loss(each, SandboxLostError(f"{each.name} fell"))
     assert made.losses == tuple(
@@ -127,7 +144,7 @@ def test_a_loss_is_recorded_once() -> None:
 
 def test_going_down_at_its_own_limits_is_no_loss() -> None:
     made, _ = lease()
-    made.record_loss(made.port(0), MemoryLimitExceededError("too much"))
+    made.record_loss(made.behind(0), MemoryLimitExceededError("too much"))
     assert made.losses == ()
 
 
@@ -137,7 +154,7 @@ def test_going_down_at_its_own_limits_is_no_loss() -> None:
 def test_only_what_has_run_code_can_have_fallen_by_it(error: Exception, suspect: bool) -> None:
     made, _ = lease()
     made.count_exec()
-    made.record_loss(made.port(0), error)
+    made.record_loss(made.behind(0), error)
     assert [loss.suspect for loss in made.losses] == [suspect]
 
 
@@ -147,4 +164,13 @@ def test_a_reset_that_gets_no_sandbox_is_a_loss_but_nobodys_fault() -> None:
     owner.failure = AcquireTimeoutError("none left")
     with pytest.raises(AcquireTimeoutError):
         made.reset(0)
-    assert made.losses == (Loss(cast("Any", made.port(0)).name, "none left", suspect=False),)
+    assert made.losses == (Loss(cast("Any", made.behind(0)).name, "none left", suspect=False),)
+
+
+def test_the_loss_of_a_shared_sandbox_is_held_against_nobody() -> None:
+    for is_shared in (False, True):
+        made, _ = lease()
+        made.count_exec()
+        made.behind(0).sandbox.is_shared = is_shared
+        made.record_loss(made.behind(0), SandboxLostError("it fell"))
+        assert [loss.suspect for loss in made.losses] == [not is_shared]

@@ -6,8 +6,9 @@ import pytest
 
 from pytest_sandboxes.errors import ConfigurationError
 from pytest_sandboxes.markers import MarkerArguments, Requirement, Requirements, merge_markers, read_marker
-from pytest_sandboxes.profiles import Profile, Profiles
-from pytest_sandboxes.settings import Settings
+from pytest_sandboxes.profiles.catalog import Profiles
+from pytest_sandboxes.profiles.profile import Profile
+from pytest_sandboxes.settings.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +71,11 @@ class TestRead:
             ((), {"slots": 1.0}, "slots is 1.0 (float), but must be a whole number above 0"),
             ((), {"retry_safe": 1}, "retry_safe is 1 (int), but must be true or false"),
             ((), {"exec_timeout": -1}, "exec_timeout is -1 (int), but must be " + SECONDS),
-            ((), {"exec_timeout": "60"}, "exec_timeout is '60' (str), but must be " + SECONDS),
+            (
+                (),
+                {"exec_timeout": "60"},
+                "exec_timeout is '60' (str), but must be " + SECONDS + "; write 60 without quotes",
+            ),
         ],
     )
     def test_mistakes(self, args: tuple[object, ...], kwargs: Mapping[str, object], message: str) -> None:
@@ -133,6 +138,27 @@ class TestRequirements:
         assert profile.execution_timeout_s == 5
         assert profile.digest == Profile().digest
 
+    def test_sections_are_merged_by_key(self, requirements: Requirements) -> None:
+        marks = [mark(docker={"a": 1, "c": None}), mark(docker={"a": 2, "b": 3, "c": 4}), mark(gcp={"d": 5})]
+
+        profile = requirements.of_test(marks, here).profile
+
+        assert (profile.docker, profile.gcp) == ({"a": 1, "b": 3}, {"d": 5})
+
+    def test_a_section_that_is_none_is_refused_whatever_is_below(self, requirements: Requirements) -> None:
+        with pytest.raises(ConfigurationError, match="docker is 3 "):
+            requirements.of_test([mark(docker=3), mark(docker={"a": 2})], here)
+
+    def test_profiles_are_active_once_asked_for(self, profiles: Profiles, requirements: Requirements) -> None:
+        assert [each.active for each in profiles.listed()] == [False, False]
+        requirements.of_test([mark(profile="gpu", memory=64)], here)
+
+        assert [(each.profile.name, each.active) for each in profiles.listed()] == [
+            ("default", False),
+            ("gpu", True),
+        ]
+        assert profiles.listed()[1].profile.memory is None
+
     def test_isolation_from_the_settings_outranks_profiles_and_marks(self, profiles: Profiles) -> None:
         settings = Settings(isolation="none", sources={"isolation": "--sandbox-isolation"})
         requirements = Requirements(profiles, settings)
@@ -148,7 +174,10 @@ class TestRequirements:
                 {"profile": "gpuu"},
                 f"{HERE}: unknown profile 'gpuu', there are default and gpu (conf.yaml); did you mean 'gpu'?",
             ),
-            ({"memory": "2"}, f"{HERE}, profile 'default': memory is '2' (str), but must be " + MB),
+            (
+                {"memory": "2"},
+                f"{HERE}, profile 'default': memory is '2' (str), but must be {MB}; write 2 without quotes",
+            ),
             ({"memory": {1}}, f"{HERE}, profile 'default': memory is {{1}} (set), but must be " + MB),
         ],
     )

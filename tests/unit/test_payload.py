@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 
 from pytest_sandboxes.agent import wire
-from pytest_sandboxes.payload import _MODULES, _PACKAGE, bootstrap, payload
+from pytest_sandboxes.payload import (
+    _MODULES,
+    _PACKAGE,
+    OLDEST_PYTHON,
+    bootstrap,
+    imported_modules,
+    payload,
+    trial,
+)
 from tests.unit.running_agent import RunningAgent
 
 SOURCES = {path.stem: path for path in (Path(str(files(_PACKAGE)))).glob("*.py") if path.stem != "__init__"}
-OLDEST = (3, 8)
 
 
 def test_every_module_is_shipped() -> None:
@@ -53,7 +60,39 @@ def test_a_module_imports_the_standard_library_and_what_is_shipped_before_it(nam
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_module_is_written_in_the_oldest_python(name: str) -> None:
-    ast.parse(SOURCES[name].read_text(), feature_version=OLDEST)
+    ast.parse(SOURCES[name].read_text(), feature_version=OLDEST_PYTHON)
+
+
+def test_whatever_a_module_imports_is_known() -> None:
+    outside = {each for name in SOURCES for each in imports(name) if not each.startswith(_PACKAGE)}
+    assert set(imported_modules()) == outside
+    assert {"_ctypes", "tarfile", "zipfile"} <= outside
+    assert "typing" not in outside, "that is for type checkers"
+
+
+def run_trial(before: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", "-S", "-E", "-c", f"{before}\n{trial()}print('passed')"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_an_interpreter_that_has_all_it_needs_stands_the_trial() -> None:
+    ran = run_trial()
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "passed\n", "")
+
+
+@pytest.mark.parametrize(
+    ("before", "complaint"),
+    [
+        ("import sys; sys.version_info = (3, 7, 16)", "it is Python 3.7"),
+        ("import sys; sys.version_info = (2, 7, 18)", "it is Python 2.7"),
+        ("import sys; sys.implementation.name = 'pypy'", "it is no CPython: pypy"),
+        ("import sys; sys.modules['zipfile'] = None", "zipfile"),
+    ],
+)
+def test_an_interpreter_that_does_not_stand_the_trial_says_why(before: str, complaint: str) -> None:
+    ran = run_trial(before)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert complaint in ran.stderr
 
 
 @pytest.mark.parametrize("same_interpreter", [False, True])
@@ -85,7 +124,7 @@ def interpreters() -> dict[str, str]:
         said = subprocess.run(
             [path, "-ISc", script], capture_output=True, text=True, check=False
         ).stdout.split()
-        if len(said) == 2 and tuple(map(int, said)) >= OLDEST:
+        if len(said) == 2 and tuple(map(int, said)) >= OLDEST_PYTHON:
             found.setdefault(".".join(said), str(path))
     return found
 

@@ -10,23 +10,24 @@ import pytest
 from pytest_sandboxes.errors import (
     ConfigurationError,
     LeaseClosedError,
+    SandboxesError,
     SandboxLostError,
     SandboxStartError,
 )
-from tests.unit.fake_pool import Clock, FakePool, FakeSandbox, fail, profile, waiting
-from tests.unit.waiting import DEADLINE, wait_until
+from tests.unit.fake_pool import Clock, FakePool, FakeSandbox, fail, profile, sandboxes_of, waiting
+from tests.waiting import DEADLINE, wait_until
 
 # -- leases
 
 
 def test_a_lease_has_sandboxes_of_its_own_and_uses_them_up(fake: FakePool) -> None:
     first, second = fake.lease("first", slots=2), fake.lease("second")
-    assert len({*first.sandboxes, *second.sandboxes}) == 3
+    assert len({*sandboxes_of(first), *sandboxes_of(second)}) == 3
     assert repr(fake.pool) == "<Pool: 3 leased, 0 idle, 0 starting, 0 waiting>"
-    used = first.sandboxes
+    used = sandboxes_of(first)
     with first:
         pass
-    assert not set(fake.lease("third").sandboxes) & {*used, *second.sandboxes}
+    assert not set(sandboxes_of(fake.lease("third"))) & {*used, *sandboxes_of(second)}
     wait_until(lambda: all(each.closed for each in used))
 
 
@@ -36,8 +37,41 @@ def test_nothing_is_started_before_it_is_needed_and_then_ahead_of_need(fake: Fak
     wait_until(lambda: fake.pool.statistics().idle == 2)
     warm = list(fake.sandboxes)
     with fake.lease(buffer_sandboxes=2) as lease:
-        assert lease.sandboxes[0] in warm
+        assert sandboxes_of(lease)[0] in warm
         wait_until(lambda: fake.pool.statistics().idle == 2)
+
+
+@pytest.mark.parametrize("at_once", [2, 20])
+def test_as_many_start_at_once_as_the_backend_can_use(at_once: int) -> None:
+    """Where another machine does the work, the time that each takes is not to bound how many there are."""
+    fake = FakePool(at_once=at_once)
+    go = threading.Event()
+    fake.before_start = lambda: go.wait(DEADLINE)
+    fake.pool.expect("fake", profile(max_sandboxes=30, buffer_sandboxes=30), 30)
+    wait_until(lambda: fake.starts >= at_once)
+    assert fake.starts == at_once
+    go.set()
+    fake.pool.close()
+
+
+def test_a_lease_at_once_is_what_is_there_or_nothing(fake: FakePool, threads: ThreadPoolExecutor) -> None:
+    wish = profile(buffer_sandboxes=1, max_sandboxes=1)
+    assert fake.pool.lease_at_once("fake", wish) is None
+    assert fake.starts == 0, "something was started for nobody"
+    fake.pool.expect("fake", wish, 1)
+    wait_until(lambda: fake.pool.statistics().idle == 1)
+    lease = fake.pool.lease_at_once("fake", wish, holder="quick")
+    assert lease is not None
+    assert (lease.holder, lease.count, fake.pool.statistics().leases) == ("quick", 1, 1)
+    waits = threads.submit(fake.lease, buffer_sandboxes=1, max_sandboxes=1)
+    wait_until(lambda: waiting(fake) == 1)
+    lease.release()
+    assert fake.pool.lease_at_once("fake", wish) is None, "somebody was overtaken"
+    waits.result(DEADLINE).release()
+    with pytest.raises(ConfigurationError, match="asks for 2 slots"):
+        fake.pool.lease_at_once("fake", wish, slots=2)
+    fake.pool.close()
+    assert fake.pool.lease_at_once("fake", wish) is None
 
 
 def test_profiles_that_differ_in_their_leases_only_share_sandboxes(fake: FakePool) -> None:
@@ -52,7 +86,7 @@ def test_profiles_that_differ_in_their_leases_only_share_sandboxes(fake: FakePoo
 def test_release_returns_while_sandboxes_take_their_time_to_end(fake: FakePool) -> None:
     go = threading.Event()
     lease = fake.lease()
-    lease.sandboxes[0].on_close = lambda: go.wait(DEADLINE)
+    sandboxes_of(lease)[0].on_close = lambda: go.wait(DEADLINE)
     lease.release()
     assert not fake.sandboxes[0].closed
     lease.release()
@@ -89,7 +123,7 @@ def test_leases_of_many_threads_never_share(fake: FakePool, threads: ThreadPoolE
         rolls = random.Random(number)
         for _ in range(20):
             with fake.lease(slots=rolls.randint(1, 3)) as lease:
-                for sandbox in lease.sandboxes:
+                for sandbox in sandboxes_of(lease):
                     with lock:
                         assert owners.setdefault(sandbox, number) == number
                 assert fake.pool.statistics().leased <= 4
@@ -106,8 +140,8 @@ def test_leases_of_many_threads_never_share(fake: FakePool, threads: ThreadPoolE
 
 def test_a_loss_is_on_record_of_the_lease_that_had_it(fake: FakePool) -> None:
     first, second = fake.lease("first"), fake.lease("second")
-    first.sandboxes[0].die()
-    assert [loss.sandbox for loss in first.losses] == [first.sandboxes[0].name]
+    sandboxes_of(first)[0].die()
+    assert [loss.sandbox for loss in first.losses] == [sandboxes_of(first)[0].name]
     assert second.losses == ()
     assert fake.pool.statistics().replacements == 1
 
@@ -117,7 +151,7 @@ def test_an_idle_sandbox_that_is_lost_is_replaced_and_nobody_hears_of_it(fake: F
     wait_until(lambda: fake.pool.statistics().idle)
     fake.sandboxes[0].die()
     with fake.lease(buffer_sandboxes=1) as lease:
-        assert lease.sandboxes[0] is fake.sandboxes[1]
+        assert sandboxes_of(lease)[0] is fake.sandboxes[1]
         assert lease.losses == ()
     assert fake.pool.statistics().replacements == 1
     wait_until(lambda: fake.sandboxes[0].closed)
@@ -126,7 +160,7 @@ def test_an_idle_sandbox_that_is_lost_is_replaced_and_nobody_hears_of_it(fake: F
 def test_a_sandbox_lost_before_there_was_a_lease_to_tell_is_on_its_record(fake: FakePool) -> None:
     fake.made = lambda sandbox: setattr(sandbox, "alive", False)
     with fake.lease() as lease:
-        assert [loss.sandbox for loss in lease.losses] == [lease.sandboxes[0].name]
+        assert [loss.sandbox for loss in lease.losses] == [sandboxes_of(lease)[0].name]
         assert not lease.losses[0].suspect
 
 
@@ -149,18 +183,55 @@ def test_a_sandbox_lost_while_it_is_taken_in_counts_once(fake: FakePool) -> None
     assert fake.pool.statistics().replacements == 1
 
 
+def test_a_lost_sandbox_leaves_its_room_while_a_wider_lease_still_holds_it(
+    fake: FakePool, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    fields = {"max_sandboxes": 1, "slots_per_sandbox": 2}
+    session, test = fake.lease("session", **fields), fake.lease("test_it", **fields)
+    sandboxes_of(test)[0].die()
+    test.release()
+    retried, neighbour = (fake.lease(holder, **fields) for holder in ("test_it", "test_b"))
+    statistics = fake.pool.statistics()
+    assert (statistics.leased, statistics.replacements, statistics.sandboxes_started) == (2, 1, 2)
+    assert len(session.losses) == 1
+    with pytest.raises(SandboxesError, match="was lost"):
+        fake.pool.keep(session, 60)
+    wish = threads.submit(fake.lease, "test_c", **fields)
+    wait_until(lambda: waiting(fake) == 1)
+    clock.now += 301
+    assert "(held by test_b, test_it)" in str(wish.exception(DEADLINE))
+    neighbour.release()
+    session.reset(0)
+    assert sandboxes_of(session) == sandboxes_of(retried)
+    session.release()
+    retried.release()
+    wait_until(lambda: fake.pool.statistics().idle == 2)
+
+
+def test_a_poisoned_sandbox_that_is_lost_after_that_is_told_to_those_in_it(fake: FakePool) -> None:
+    fields = {"max_sandboxes": 1, "slots_per_sandbox": 2}
+    first, second = fake.lease("first", **fields), fake.lease("second", **fields)
+    first.ports[0].on_reset = fail(SandboxLostError("not clean"))
+    first.release()
+    wait_until(lambda: fake.pool.statistics().replacements == 1)
+    assert second.losses == ()
+    sandboxes_of(second)[0].die()
+    assert (len(second.losses), fake.pool.statistics().replacements) == (1, 1)
+
+
 # -- resets
 
 
 def test_a_reset_gives_the_slot_a_fresh_sandbox_and_uses_up_the_old(fake: FakePool) -> None:
     with fake.lease(slots=2) as lease:
-        first, second = lease.sandboxes
+        first, second = sandboxes_of(lease)
         lease.reset(1)
-        assert lease.sandboxes[0] is first
-        assert lease.sandboxes[1] not in {first, second}
+        assert sandboxes_of(lease)[0] is first
+        assert sandboxes_of(lease)[1] not in {first, second}
         wait_until(lambda: second.closed)
         assert (first.closed, fake.pool.statistics().resets, fake.pool.statistics().leased) == (0, 1, 2)
-        lease.sandboxes[1].die()
+        sandboxes_of(lease)[1].die()
         assert len(lease.losses) == 1
 
 
@@ -179,7 +250,7 @@ def test_a_fresh_sandbox_that_is_dead_already_is_on_record(fake: FakePool) -> No
     with fake.lease() as lease:
         fake.made = lambda sandbox: setattr(sandbox, "alive", False)
         lease.reset(0)
-        assert [loss.sandbox for loss in lease.losses] == [lease.sandboxes[0].name]
+        assert [loss.sandbox for loss in lease.losses] == [sandboxes_of(lease)[0].name]
 
 
 def test_a_reset_that_fails_leaves_nothing_behind(fake: FakePool) -> None:
@@ -201,7 +272,7 @@ def test_a_lease_released_during_its_reset_gets_nothing(fake: FakePool, threads:
     lease.release()
     go.set()
     reset.result(DEADLINE)
-    assert (fake.pool.statistics().leased, lease.sandboxes) == (0, ())
+    assert (fake.pool.statistics().leased, sandboxes_of(lease)) == (0, [])
 
 
 def test_two_resets_of_one_slot_leave_it_one_sandbox(fake: FakePool, threads: ThreadPoolExecutor) -> None:
@@ -209,7 +280,7 @@ def test_two_resets_of_one_slot_leave_it_one_sandbox(fake: FakePool, threads: Th
     for done in [threads.submit(lease.reset, 0) for _ in range(8)]:
         done.result(DEADLINE)
     assert fake.pool.statistics().leased == 1
-    wait_until(lambda: fake.open == list(lease.sandboxes))
+    wait_until(lambda: fake.open == sandboxes_of(lease))
 
 
 def test_no_reset_after_the_lease(fake: FakePool) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,8 +15,8 @@ from pytest_sandboxes.errors import (
     SandboxStartError,
 )
 from pytest_sandboxes.io_thread import IOThread
-from tests.unit.fake_pool import FakePool, profile, waiting
-from tests.unit.waiting import DEADLINE, wait_until
+from tests.unit.fake_pool import FakePool, profile, sandboxes_of, waiting
+from tests.waiting import DEADLINE, wait_until
 
 
 def test_those_who_wait_learn_of_the_end(fake: FakePool, threads: ThreadPoolExecutor) -> None:
@@ -25,7 +26,7 @@ def test_those_who_wait_learn_of_the_end(fake: FakePool, threads: ThreadPoolExec
     fake.pool.close()
     for wish in wishes:
         assert isinstance(wish.exception(DEADLINE), PoolClosedError)
-    assert not lease.sandboxes[0].alive
+    assert not sandboxes_of(lease)[0].alive
     lease.release()
     fake.pool.close()
     with pytest.raises(PoolClosedError):
@@ -33,6 +34,29 @@ def test_those_who_wait_learn_of_the_end(fake: FakePool, threads: ThreadPoolExec
     fake.pool.expect("fake", profile(buffer_sandboxes=1), 5)
     assert fake.starts == 1
     assert repr(fake.pool) == "<Pool: 0 leased, 0 idle, 0 starting, 0 waiting>"
+
+
+def test_an_end_that_is_interrupted_goes_on() -> None:
+    """In the main thread, because only that is interrupted."""
+    go = threading.Event()
+    fake = FakePool()
+    (sandbox,) = sandboxes_of(fake.lease())
+
+    def interrupt() -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+        go.wait(DEADLINE)
+
+    sandbox.on_close = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        fake.pool.close()
+    assert sandbox.alive
+    opener = threading.Timer(0.05, go.set)
+    opener.start()
+    fake.pool.close()
+    assert not sandbox.alive
+    opener.join()
 
 
 def test_a_reset_after_the_end(fake: FakePool) -> None:
@@ -66,11 +90,11 @@ def test_a_sandbox_that_is_lost_at_the_very_end_is_closed_all_the_same(
     carry_out = fake.pool._carry_out
     decided, go = threading.Event(), threading.Event()
 
-    def carry_out_late(place: Any, plan: Any) -> None:
+    def carry_out_late(*plan: Any) -> None:
         if threading.current_thread().name == "loser":
             decided.set()
             go.wait(DEADLINE)
-        carry_out(place, plan)
+        carry_out(*plan)
 
     monkeypatch.setattr(fake.pool, "_carry_out", carry_out_late)
     loser = threading.Thread(target=fake.sandboxes[0].die, name="loser")
@@ -84,8 +108,10 @@ def test_a_sandbox_that_is_lost_at_the_very_end_is_closed_all_the_same(
 
 def test_a_kept_sandbox_outlives_its_lease_and_the_pool(fake: FakePool) -> None:
     lease = fake.lease(slots=2)
-    names = [each.name for each in lease.sandboxes]
-    assert fake.pool.keep(lease, 60) == [(f"enter {name} within 60 s", f"end {name}") for name in names]
+    names = [each.name for each in sandboxes_of(lease)]
+    assert [(each.enter, each.end_by_hand) for each in fake.pool.keep(lease, 60)] == [
+        (f"enter {name} within 60 s", f"end {name}") for name in names
+    ]
     lease.release()
     fake.lease(slots=4).release()  # they take no places
     fake.pool.close()
@@ -105,7 +131,7 @@ def use_at_random(fake: FakePool, number: int) -> set[str]:
             with fake.lease(slots=rolls.randint(1, 3), acquire_timeout_s=impatience) as lease:
                 for _ in range(rolls.randint(0, 2)):
                     lease.reset(rolls.randrange(lease.count))
-                closed = any(sandbox.closed for sandbox in lease.sandboxes)
+                closed = any(sandbox.closed and not sandbox.died for sandbox in sandboxes_of(lease))
                 assert fake.pool._closed or not closed
             seen.add("leased")
         except (AcquireTimeoutError, PoolClosedError) as error:
@@ -124,11 +150,11 @@ def lose_at_random(fake: FakePool) -> None:
 
 
 def test_anything_may_happen_at_any_time(fake: FakePool, threads: ThreadPoolExecutor) -> None:
-    fake.pool._start_attempts = 1000
+    fake.pool._stock._start_attempts = 1000
     rolls = random.Random(0)
 
     def start() -> None:
-        if rolls.random() < 0.2:
+        if rolls.random() < 0.02:
             raise SandboxStartError("bad luck")
 
     fake.before_start = start

@@ -6,15 +6,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from pytest_sandboxes import pool as pool_module
 from pytest_sandboxes.errors import (
     AcquireTimeoutError,
     ConfigurationError,
     InfrastructureError,
+    LeaseClosedError,
     SandboxStartError,
 )
-from tests.unit.fake_pool import Clock, FakePool, fail, profile, waiting
-from tests.unit.waiting import DEADLINE, wait_until
+from pytest_sandboxes.pool import pool as pool_module
+from tests.unit.fake_pool import Clock, FakePool, fail, profile, sandboxes_of, waiting
+from tests.waiting import DEADLINE, wait_until
 
 # -- starts that fail
 
@@ -124,6 +125,8 @@ def test_the_message_tells_what_kept_sandboxes_from_starting(
 
     fake.before_start = start
     wish = threads.submit(fake.lease)
+    wait_until(lambda: fake.pool.statistics().start_failures == 1)
+    clock.now += 1  # after which it is tried again
     wait_until(lambda: fake.starts == 2)
     clock.now += 301
     with pytest.raises(
@@ -142,13 +145,13 @@ def test_no_time_passes_while_somebody_debugs(
     wish = threads.submit(fake.lease, max_sandboxes=1)
     wait_until(lambda: waiting(fake) == 1)
     fake.pool.pause()
-    assert lease.sandboxes[0].paused
+    assert sandboxes_of(lease)[0].paused
     clock.now += 1000
     clock.be_looked_at()
     fake.pool.resume()
     clock.be_looked_at()
     assert not wish.done()
-    assert not lease.sandboxes[0].paused
+    assert not sandboxes_of(lease)[0].paused
     lease.release()
     wish.result(DEADLINE).release()
 
@@ -169,3 +172,50 @@ def test_what_is_granted_to_somebody_who_has_just_given_up_comes_back(
             fake.lease(max_sandboxes=1)
     assert fake.pool.statistics().leased == 0
     fake.lease(max_sandboxes=1).release()
+
+
+def test_starts_that_take_their_time_hold_up_no_lease_of_what_is_there(
+    fake: FakePool, threads: ThreadPoolExecutor
+) -> None:
+    first = fake.lease(max_sandboxes=1, slots_per_sandbox=2)
+    go = threading.Event()
+    fake.before_start = lambda: go.wait(DEADLINE)
+    waits = [threads.submit(fake.lease, max_sandboxes=20, memory=100) for _ in range(20)]
+    try:
+        wait_until(lambda: waiting(fake) == 20)
+        for _ in range(3):
+            kept, slot = sandboxes_of(first), first.ports[0]
+            first.release()
+            wait_until(lambda: slot.resets > 0)  # noqa: B023 - it ends within the round
+            first = fake.lease(max_sandboxes=1, slots_per_sandbox=2)
+            assert sandboxes_of(first) == kept
+    finally:
+        go.set()
+    for each in waits:
+        each.result(DEADLINE)
+
+
+def test_whoever_gives_up_waiting_for_a_reset_has_the_slot_no_more(
+    fake: FakePool, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    fields = {"max_sandboxes": 1, "slots_per_sandbox": 2}
+    first, neighbour = fake.lease("hasty", **fields), fake.lease("neighbour", **fields)
+    (slot,) = first.ports
+    port = first.port(0)
+    go = threading.Event()
+    slot.on_reset = lambda: go.wait(DEADLINE)
+    reset = threads.submit(first.reset, 0)
+    wait_until(lambda: slot.resets == 1)
+    clock.now += 301
+    assert isinstance(reset.exception(DEADLINE), AcquireTimeoutError)
+    with pytest.raises(LeaseClosedError, match="the slot leased by hasty has been given back"):
+        port.request("exec", {}, timeout=None)
+    slot.on_reset = lambda: None
+    go.set()
+    second = fake.lease("patient", **fields)
+    assert second.ports == (slot,)
+    first.release()
+    assert (fake.pool.statistics().leased, slot.resets) == (2, 1)
+    second.release()
+    neighbour.release()

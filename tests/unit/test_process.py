@@ -16,7 +16,7 @@ from pytest_sandboxes.results import ExecResult
 from pytest_sandboxes.streams import Piped
 from tests.unit.fake_agent import Line
 from tests.unit.fake_port import FakePort
-from tests.unit.waiting import DEADLINE, wait_until
+from tests.waiting import DEADLINE, wait_until
 
 NEVER = 0.001
 """Seconds to wait for what cannot come."""

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import json
+import inspect
 import math
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,10 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_sandboxes.display import one_line
 from pytest_sandboxes.errors import ConfigurationError
-from pytest_sandboxes.profiles import FIELDS, LEASE_FIELDS, Profile, Profiles, describe_profiles
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pytest_sandboxes.profiles.profile import FIELDS, LEASE_FIELDS, SECTIONS, Profile
 
 MB = "a whole number of MB above 0, up to 1073741824 or null"
 
@@ -48,14 +45,20 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         ["/workspace", "/a/b/", "/a/..b/.c"],
         ["", "/", "//", "a", "a/b", "/a/..", "/a/./b", "/../a", "/a//b", "/a\0", None, 1],
     ),
-    "workspace_source": OPTIONAL_TEXT,
+    "workspace_source": (
+        [None, "data", "/testbed", "a/b", "..a/b..", "./a"],
+        ["", "..", "../a", "a/../../b", "a/..", "/..", "a\n/../b", "a\0", 1, ["a"]],
+    ),
     "env_vars": (
         [{}, {"A": "1", "b.c": ""}],
         [None, [], "A=1", {"A": 1}, {"A": None}, {"A": True}, {"": "a"}, {"A=B": "a"}, {1: "a"}, {"A": "\0"}],
     ),
     "secrets": TEXTS,
     "app_name": OPTIONAL_TEXT,
-    "gpu": OPTIONAL_TEXT,
+    "gpu": (
+        [None, "A100", "A100:2", "A100-80GB:8", "any:4", "H100!"],
+        ["", "A100:", "A100:0", "A100:two", "A100:-1", ":2", "A 100", "A100,H100", "ü", 1, True, ["A100"]],
+    ),
     "cpu": ([None, 1, 0.25], [0, -1, "1", True, math.inf, math.nan, 10**400]),
     "memory": OPTIONAL_POSITIVE,
     "disk": OPTIONAL_POSITIVE,
@@ -87,6 +90,13 @@ def test_every_field_is_tested() -> None:
     assert list(VALUES) == list(FIELDS)
 
 
+def test_every_field_says_what_it_means() -> None:
+    lines = inspect.getsource(Profile).splitlines()
+    for field in FIELDS:
+        (number,) = [number for number, line in enumerate(lines) if line.startswith(f"    {field}: ")]
+        assert lines[number + 1].startswith('    """'), field
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [(field, value) for field, (right, _) in VALUES.items() for value in right]
 )
@@ -116,7 +126,27 @@ def test_wrong_values(field: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"memory": "2"}, "memory is '2' (str), but must be " + MB),
+        ({"memory": "2"}, "memory is '2' (str), but must be " + MB + "; write 2 without quotes"),
+        ({"memory": "2 GB"}, "memory is '2 GB' (str), but must be " + MB),
+        ({"memory": "1e3"}, "memory is '1e3' (str), but must be " + MB + "; write 1000 without quotes"),
+        (
+            {"cpu": "0.5"},
+            "cpu is '0.5' (str), but must be a number of cores above 0 or null; write 0.5 without quotes",
+        ),
+        (
+            {"workspace_source": "../a"},
+            (
+                "workspace_source is '../a' (str), but must be the path of a directory without '..' in it, absolute for "
+                "one of the image, or else relative to the rootdir or null"
+            ),
+        ),
+        (
+            {"gpu": "A100:two"},
+            (
+                "gpu is 'A100:two' (str), but must be a kind of GPU, with ':' and a number for several, such as A100:2 "
+                "or null"
+            ),
+        ),
         ({"cpu": True}, "cpu is True (bool), but must be a number of cores above 0 or null"),
         ({"image": 3.11}, "image is 3.11 (float), but must be non-empty text or null; put it in quotes"),
         ({"network": "non"}, "network is 'non' (str), but must be none or outbound; did you mean 'none'?"),
@@ -188,6 +218,45 @@ def test_override_replaces_whole_fields_and_leaves_the_original() -> None:
     assert [second.source(field) for field in ("env_vars", "memory", "cpu")] == ["marker", "file", "default"]
 
 
+class TestSections:
+    """The fields that belong to one backend each are laid over each other key by key."""
+
+    def test_there_is_one_for_each_backend(self) -> None:
+        assert {"local", "docker", "modal", "gcp"} == SECTIONS
+
+    @pytest.mark.parametrize("section", sorted(SECTIONS))
+    def test_keys_are_replaced_as_a_whole_and_the_others_stay(self, section: str) -> None:
+        first = Profile().override({section: {"a": {"x": 1}, "b": 2}}, "file")
+
+        second = first.override({section: {"a": {"y": 3}, "c": 4}}, "marker")
+
+        assert getattr(second, section) == {"a": {"y": 3}, "b": 2, "c": 4}
+        assert getattr(first, section) == {"a": {"x": 1}, "b": 2}
+        sources = [second.source(f"{section}{key}") for key in ("", ".a", ".b", ".c")]
+        assert sources == ["marker", "marker", "file", "marker"]
+
+    def test_null_takes_a_key_away(self) -> None:
+        first = Profile().override({"docker": {"a": 1, "b": {"c": None}}}, "file")
+
+        second = first.override({"docker": {"a": None}}, "marker")
+
+        assert second.docker == {"b": {"c": None}}
+        assert second.digest == Profile().override({"docker": {"b": {"c": None}}}, "here").digest
+
+    def test_each_key_can_have_a_source(self) -> None:
+        changed = Profile().override({"gcp": {"a": 1, "b": 2}}, {"gcp": "file:2", "gcp.b": "file:4"})
+
+        assert changed.sources == {"gcp": "file:2", "gcp.a": "file:2", "gcp.b": "file:4"}
+
+
+def test_layers_may_contradict_each_other_until_all_are_there() -> None:
+    unsettled = Profile().lay({"min_sandboxes": 9}, "below")
+
+    with pytest.raises(ConfigurationError, match=r"min_sandboxes is 9 \(below\), which is more than"):
+        unsettled.settled()
+    assert unsettled.lay({"max_sandboxes": 9}, "above").settled().min_sandboxes == 9
+
+
 def test_override_takes_a_source_for_each_field() -> None:
     changed = Profile().override({"cpu": 1, "memory": 2}, {"cpu": "a", "memory": "b", "disk": "c"})
 
@@ -231,6 +300,12 @@ class TestIdentity:
         assert one.digest == two.digest
         assert one != two
 
+    def test_an_app_name_that_nobody_has_set_does_not_either(self) -> None:
+        made_up = msgspec.structs.replace(Profile(), app_name="pytest-sandboxes-default")
+
+        assert made_up.digest == Profile().digest
+        assert Profile().override({"app_name": "pytest-sandboxes-default"}, "here").digest != made_up.digest
+
     def test_equal_whatever_the_sources_and_the_spelling(self) -> None:
         one = Profile().override({"cpu": 1, "secrets": ["a"], "env_vars": {"A": "", "B": ""}}, "here")
         two = Profile().override({"cpu": 1.0, "secrets": ("a",), "env_vars": {"B": "", "A": ""}}, "there")
@@ -244,7 +319,7 @@ class TestIdentity:
 
     def test_the_digest_is_the_same_in_every_process(self) -> None:
         program = (
-            "from pytest_sandboxes.profiles import Profile;"
+            "from pytest_sandboxes.profiles.profile import Profile;"
             "print(Profile().override({'env_vars': {'B': '1', 'A': '2'}, 'memory': 3}, '').digest)"
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -302,80 +377,10 @@ def test_capacity(changes: dict[str, object], capacity: int) -> None:
     assert Profile().override(changes, "here").capacity == capacity
 
 
-class TestProfiles:
-    def test_without_a_file_there_is_default(self) -> None:
-        profiles = Profiles.load(None, source="default")
-
-        assert profiles.names == ("default",)
-        assert list(profiles) == [profiles.get("default", "here")] == [Profile()]
-
-    def test_default_is_there_beside_those_of_a_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "conf.yaml"
-        path.write_text("profiles:\n  gpu:\n    gpu: A100\n")
-
-        profiles = Profiles.load(path, source="here")
-
-        assert profiles.names == ("default", "gpu")
-        assert (profiles.get("gpu", "here").gpu, profiles.get("default", "here").gpu) == ("A100", None)
-
-    def test_a_file_can_say_what_default_is(self, tmp_path: Path) -> None:
-        path = tmp_path / "conf.yaml"
-        path.write_text("profiles:\n  other:\n  default:\n    memory: 64\n")
-
-        profiles = Profiles.load(path, source="here")
-
-        assert profiles.names == ("default", "other")
-        assert profiles.get("default", "here").memory == 64
-
-    def test_an_unknown_name(self, tmp_path: Path) -> None:
-        path = tmp_path / "conf.yaml"
-        path.write_text("profiles: {pytorch-gpu: {}, high-memory: {}}")
-        profiles = Profiles.load(path, source="here")
-
-        with pytest.raises(ConfigurationError) as caught:
-            profiles.get("pytorch_gpu", "--sandbox-profile")
-
-        assert str(caught.value) == (
-            "--sandbox-profile: unknown profile 'pytorch_gpu', there are default, pytorch-gpu and "
-            "high-memory (conf.yaml); did you mean 'pytorch-gpu'?"
-        )
-
-    def test_an_unknown_name_without_a_file(self) -> None:
-        with pytest.raises(ConfigurationError, match="^here: unknown profile 'gpu'") as caught:
-            Profiles().get("gpu", "here")
-        assert str(caught.value).endswith(
-            "there is default (others would be defined in sandboxes.yaml in the rootdir)"
-        )
-
-
-class TestDescription:
-    def test_every_field_with_value_and_source(self) -> None:
-        profile = Profile(name="big").override({"memory": 64, "env_vars": {"A": "b\x1b[0m"}}, "conf.yaml:3")
-
-        blocks = describe_profiles([Profile(), profile]).split("\n\n")
-
-        assert [block.splitlines()[0] for block in blocks] == [
-            f"default (digest {Profile().digest})",
-            f"big (digest {profile.digest})",
-        ]
-        rows = [line.split(maxsplit=1) for line in blocks[1].splitlines()[1:]]
-        assert [name for name, _ in rows] == list(FIELDS)
-        shown = {name: rest.split() for name, rest in rows}
-        assert shown["memory"] == ["64", "conf.yaml:3"]
-        assert shown["network"] == ['"none"', "default"]
-        assert shown["gpu"] == ["null", "default"]
-        assert "\x1b" not in blocks[1]
-
-    def test_values_can_be_copied_into_a_file(self) -> None:
-        profile = Profile().override({"setup": ["a", "ü"], "cpu": 0.5}, "here")
-
-        text = describe_profiles([profile])
-
-        assert json.dumps(["a", "ü"], ensure_ascii=False) in text
-
-
 def test_importing_needs_no_yaml() -> None:
-    program = "import sys, pytest_sandboxes.profiles; print('yaml' in sys.modules, 'pytest' in sys.modules)"
+    program = (
+        "import sys, pytest_sandboxes.profiles.profile; print('yaml' in sys.modules, 'pytest' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout.split()[0] == "False"

@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 
 from pytest_sandboxes.display import one_line
 from pytest_sandboxes.errors import ConfigurationError
-from pytest_sandboxes.profiles import Profile, Profiles
-from pytest_sandboxes.profiles_file import read_profiles_file
+from pytest_sandboxes.profiles.catalog import Profiles, load_profiles
+from pytest_sandboxes.profiles.file import read_profiles_file
+from pytest_sandboxes.settings.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Load = Callable[[str], Profiles]
+
+
+def load_file(path: Path, *, source: str) -> Profiles:
+    return load_profiles(Settings(profiles_file=path, sources={"profiles_file": source}))
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 
     def run(text: str) -> Profiles:
         tmp_path.joinpath("sandboxes.yaml").write_bytes(text.encode())
-        return Profiles.load(tmp_path / "sandboxes.yaml", source="sandboxes.yaml in the rootdir")
+        return load_file(tmp_path / "sandboxes.yaml", source="sandboxes.yaml in the rootdir")
 
     return run
 
@@ -84,7 +89,10 @@ def test_a_file_of_modal_pools_loads_unchanged(load: Load) -> None:
 def test_profiles_may_be_empty(load: Load) -> None:
     profiles = load("profiles:\n  a:\n  b: {}\n  c: ~\n")
 
-    assert [profiles.get(name, "here") for name in "abc"] == [Profile(name=name) for name in "abc"]
+    empty = load_profiles(Settings()).get("default", "here")
+    for name in "abc":
+        profile = profiles.get(name, "here")
+        assert (profile.name, profile.sources, profile.digest) == (name, {}, empty.digest)
 
 
 def test_aliases_and_merge_keys(load: Load) -> None:
@@ -129,6 +137,13 @@ def test_a_section_of_a_backend(load: Load) -> None:
     }
 
 
+def test_numbers_that_nobody_mistakes(load: Load) -> None:
+    section = "{a: 1_000, b: 0x10, c: -5, d: 1.5e+3, e: .5, f: True, g: 0, h: 0b11, i: +7}"
+    profile = load(f"profiles: {{a: {{modal: {section}}}}}").get("a", "here")
+
+    assert list(profile.modal.values()) == [1000, 16, -5, 1500.0, 0.5, True, 0, 3, 7]
+
+
 def test_a_byte_order_mark_is_no_mistake(load: Load) -> None:
     assert load("\ufeffprofiles: {a: {}}").names == ("default", "a")
 
@@ -166,8 +181,52 @@ def profile(fields: str) -> str:
         (profile("memory: !!int x"), ":3: 'x' is no int"),
         (profile("memory: !!bool x"), ":3: 'x' is no bool"),
         (profile("memory: !!float x"), ":3: 'x' is no float"),
-        (profile("memory: '2'"), ":3, profile 'a': memory is '2' (str), but must be " + MB),
-        (profile("memory: yes"), ":3, profile 'a': memory is True (bool), but must be " + MB),
+        (
+            profile("memory: '2'"),
+            ":3, profile 'a': memory is '2' (str), but must be " + MB + "; write 2 without quotes",
+        ),
+        (
+            profile("memory: 1e3"),
+            ":3, profile 'a': memory is '1e3' (str), but must be " + MB + "; write 1000 without quotes",
+        ),
+        (profile("memory: true"), ":3, profile 'a': memory is True (bool), but must be " + MB),
+        (profile("network: no"), ":3: YAML takes 'no' for false; write false, or put it in quotes"),
+        (
+            profile("env_vars: {A: On}"),
+            ":3: YAML takes 'On' for true; write true, or put it in quotes",
+        ),
+        (
+            profile("modal: {cloud: [a, yes]}"),
+            ":3: YAML takes 'yes' for true; write true, or put it in quotes",
+        ),
+        (
+            profile("execution_timeout_s: 1:30"),
+            ":3: YAML takes '1:30' for 90; write 90, or put it in quotes",
+        ),
+        (
+            profile("execution_timeout_s: 1:30.5"),
+            ":3: YAML takes '1:30.5' for 90.5; write 90.5, or put it in quotes",
+        ),
+        (profile("memory: 0100"), ":3: YAML takes '0100' for 64; write 64, or put it in quotes"),
+        (
+            profile("extends: [b]"),
+            ":3: extends of profile 'a' must be the name of one profile, not a list",
+        ),
+        (profile("extends:"), ":3: extends of profile 'a' must be the name of one profile, not empty"),
+        (
+            profile("extends: defalt"),
+            ":3: profile 'a' extends 'defalt', which is none, there are default and a; did you mean 'default'?",
+        ),
+        (profile("extends: a"), ":3: profile 'a' extends itself: name another profile, or leave extends out"),
+        (
+            "profiles:\n  a: {extends: c}\n  b:\n    extends: a\n  c: {extends: b}\n",
+            ":2: profile 'a' extends 'c', which extends 'b', which extends 'a'; one of them must not",
+        ),
+        (
+            "profiles:\n  a: {extends: b}\n  b: {memory: lots}\n",
+            ":3, profile 'b': memory is 'lots' (str), but must be " + MB,
+        ),
+        (profile("docker:\n      a: 1\n      a: 2"), ":5: 'a' is already in the mapping, on line 4"),
         (
             profile("cpu: .nan"),
             ":3, profile 'a': cpu is nan (float), but must be a number of cores above 0 or null",
@@ -229,7 +288,7 @@ def test_alias_bombs_are_refused(load: Load, text: str) -> None:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        Profiles.load(tmp_path / "none.yaml", source="--sandbox-profiles-file")
+        load_file(tmp_path / "none.yaml", source="--sandbox-profiles-file")
 
     assert str(caught.value).endswith(
         "none.yaml (--sandbox-profiles-file): No such file or directory; correct the path or make the file"
@@ -238,14 +297,14 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_a_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"cannot read .* \(here\): Is a directory"):
-        Profiles.load(tmp_path, source="here")
+        load_file(tmp_path, source="here")
 
 
 def test_an_endless_file() -> None:
     with pytest.raises(
         ConfigurationError, match=r"profiles file /dev/zero \(here\) is larger than 262144 bytes"
     ):
-        Profiles.load(Path("/dev/zero"), source="here")
+        load_file(Path("/dev/zero"), source="here")
 
 
 def test_not_utf_8(tmp_path: Path) -> None:
@@ -253,7 +312,7 @@ def test_not_utf_8(tmp_path: Path) -> None:
     path.write_bytes(b"profiles:\n  a:\n    image: \xff\n")
 
     with pytest.raises(ConfigurationError, match=r"conf\.yaml:3: not UTF-8"):
-        Profiles.load(path, source="here")
+        load_file(path, source="here")
 
 
 class TestLabel:
@@ -283,7 +342,7 @@ TREES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(SC
 def refused_or_loaded(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     try:
-        Profiles.load(path, source="here")
+        load_file(path, source="here")
     except ConfigurationError as error:
         assert str(error) == one_line(str(error), 1000)
 

@@ -7,10 +7,10 @@ from typing import cast
 
 import pytest
 
-from pytest_sandboxes.backends.base import AgentSetup, Backend, Launched
+from pytest_sandboxes.backends.base import AgentSetup, Backend, Launched, SlotSetup
 from pytest_sandboxes.errors import MemoryLimitExceededError, SandboxLostError
 from pytest_sandboxes.io_thread import IOThread
-from pytest_sandboxes.profiles import Profile
+from pytest_sandboxes.profiles.profile import Profile
 from pytest_sandboxes.sandbox import Sandbox
 
 
@@ -20,7 +20,7 @@ class Counting(Launched):
     def __init__(self) -> None:
         self.stream, self.other_end = socket.socketpair()
         self.payload = b""
-        self.setup = AgentSetup("/workspace", {})
+        self.setup = AgentSetup((SlotSetup("/workspace"),), {})
         self.kills = 0
 
     def oom_kills(self) -> int:
@@ -41,7 +41,7 @@ def launched() -> Counting:
 @pytest.fixture
 def sandbox(launched: Counting) -> Iterator[Sandbox]:
     io = IOThread()
-    backend = cast("Backend", SimpleNamespace(name="fake"))
+    backend = cast("Backend", SimpleNamespace(name="fake", secrets=lambda _: {}))
     sandbox = Sandbox(backend, Profile(memory=64), launched, io)
     yield sandbox
     sandbox.close()
@@ -66,6 +66,12 @@ def test_a_loss_at_the_memory_limit_is_the_codes(sandbox: Sandbox, launched: Cou
     error = loss(sandbox)
     assert isinstance(error, MemoryLimitExceededError)
     assert "memory limit of 64 MB" in str(error)
+
+
+def test_a_loss_at_the_memory_limit_of_several_is_nobodys(sandbox: Sandbox, launched: Counting) -> None:
+    launched.kills = 1
+    sandbox.is_shared = True
+    assert isinstance(loss(sandbox), SandboxLostError)
 
 
 def test_what_was_killed_before_has_no_part_in_a_loss(sandbox: Sandbox, launched: Counting) -> None:

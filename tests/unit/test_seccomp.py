@@ -124,6 +124,11 @@ def test_sockets_of_rare_families_and_typing_on_terminals(program: Filter) -> No
         )
 
 
+def test_leases_of_files_and_none_but_them(program: Filter) -> None:
+    fcntl = program.number(seccomp._FCNTL)
+    assert [command for command in range(2048) if program.verdict(fcntl, 3, command)] == [1024]
+
+
 @pytest.mark.parametrize("name", seccomp._DENIED_ON_AGENT)
 def test_the_agent_cannot_be_crippled(program: Filter, name: str) -> None:
     numbers, index = seccomp._DENIED_ON_AGENT[name]

@@ -9,7 +9,7 @@ import pytest
 from pytest_sandboxes.errors import ConfigurationError, LeaseClosedError, SandboxStartError
 from pytest_sandboxes.standalone import StandaloneSandbox, get_backend
 from tests.unit.fake_agent import open_descriptors
-from tests.unit.waiting import wait_until
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -113,8 +113,10 @@ def test_mistakes_are_told_and_leave_nothing(fields: dict[str, object], complain
 
 def test_what_the_backend_does_not_use_is_a_warning() -> None:
     with (
-        pytest.warns(UserWarning, match="create_sandbox: image, cpu not used by backend local") as warned,
-        get_backend("local").create_sandbox(image="python:3.12", cpu=2, isolation="none") as sandbox,
+        pytest.warns(
+            UserWarning, match="create_sandbox: image, app_name not used by backend local"
+        ) as warned,
+        get_backend("local").create_sandbox(image="python:3.12", app_name="x", isolation="none") as sandbox,
     ):
         assert sandbox.exec("true").success
     assert [warning.filename for warning in warned] == [__file__]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytest_sandboxes.agent.wire import WINDOW, ProtocolError
 from pytest_sandboxes.errors import SandboxLostError
 from pytest_sandboxes.streams import Kept, Piped
-from tests.unit.waiting import DEADLINE, wait_until
+from tests.waiting import DEADLINE, wait_until
 
 NEVER = 0.001
 """Seconds to wait for what cannot come."""

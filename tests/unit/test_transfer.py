@@ -21,7 +21,7 @@ from pytest_sandboxes.transfer import _Reader
 from tests.unit.fake_agent import Line, file_answer
 from tests.unit.fake_port import FakePort
 from tests.unit.test_tree import TOP, record, snapshot
-from tests.unit.waiting import DEADLINE
+from tests.waiting import DEADLINE
 
 FINE = file_answer()
 MISSING = {"error": "FileNotFoundError", "errno": 2, "message": "", "filename": b"there"}

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_sandboxes.agent import wire
-from pytest_sandboxes.agent.wire import FrameReader, ProtocolError, decode, decode_dict, encode, frame
+from pytest_sandboxes.agent.wire import (
+    FrameReader,
+    Numbering,
+    ProtocolError,
+    decode,
+    decode_dict,
+    encode,
+    frame,
+)
 
 scalars = (
     st.none()
@@ -167,7 +175,7 @@ def test_a_value_takes_memory_in_proportion_to_its_bytes(item: bytes) -> None:
 def test_frames_come_out_whole_however_the_stream_is_cut(
     sent: list[tuple[int, int, bytes]], data: st.DataObject
 ) -> None:
-    stream = b"".join(frame(*each) for each in sent)
+    stream = Numbering().number(b"".join(frame(*each) for each in sent))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
     reader = FrameReader()
     received = []
@@ -199,3 +207,18 @@ def test_a_larger_frame_is_refused_at_its_header() -> None:
     assert reader.feed(header[:-1]) == []
     with pytest.raises(ProtocolError, match=f"frame of {wire.MAX_PAYLOAD + 1} bytes"):
         reader.feed(header[-1:])
+
+
+def test_numbers_go_round() -> None:
+    numbers, reader = Numbering(), FrameReader()
+    numbers.coming = reader._numbers.coming = 0xFFFFFFFF
+    assert reader.feed(numbers.number(frame(1, 2) + frame(3, 4, b"x"))) == [(1, 2, b""), (3, 4, b"x")]
+
+
+@given(st.data())
+def test_a_frame_that_is_not_the_next_is_refused(data: st.DataObject) -> None:
+    numbers = Numbering()
+    sent = [numbers.number(frame(1, 2, b"same")) for _ in range(5)]
+    order = data.draw(st.lists(st.integers(0, 4), min_size=1).filter(lambda it: it != [*range(len(it))]))
+    with pytest.raises(ProtocolError, match="missing, comes twice or out of turn"):
+        FrameReader().feed(b"".join(sent[each] for each in order))

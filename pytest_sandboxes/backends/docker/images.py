@@ -1,19 +1,25 @@
-"""Images: looked up once, pulled once for all who wait."""
+"""Images: looked up once, pulled or built once for all who wait."""
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import Future
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
 
+from pytest_sandboxes.backends.base import Progress, untold
+from pytest_sandboxes.backends.docker import building, pulling
 from pytest_sandboxes.backends.docker.engine import Engine
+from pytest_sandboxes.backends.docker.recipe import Recipe
+from pytest_sandboxes.backends.once import Once
 from pytest_sandboxes.display import one_line
-from pytest_sandboxes.errors import BackendUnavailableError, ConfigurationError, SandboxStartError
+from pytest_sandboxes.errors import BackendUnavailableError
+from pytest_sandboxes.wording import shown
 
 DEFAULT_IMAGE = "python:3.13-slim-bookworm"
 _KERNEL_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
-PULL_TIMEOUT = 3600.0
-"""Seconds that a pull may take."""
+# Seconds that others wait for who has asked first.
+_OBTAIN_TIMEOUT = max(pulling.LONGEST, building.LONGEST) + 60.0
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Image:
     """An image that the Engine has."""
 
     name: str
-    """As the profile says it."""
+    """As the profile says it, or as what is built is called."""
     id: str
     workdir: str
     """Its own working directory, absolute."""
@@ -29,6 +35,8 @@ class Image:
     """Its own user, empty for root."""
     architecture: str
     """What it runs on, as `uname -m` says it."""
+    volumes: tuple[str, ...] = ()
+    """Directories of which it wants each container to have its own, beside its file system."""
 
 
 class Images:
@@ -36,57 +44,39 @@ class Images:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._lock = threading.Lock()
-        self._known: dict[str, Future[Image]] = {}
+        self._known: Once[Hashable, Image] = Once()
 
-    def get(self, name: str) -> Image:
+    def get(self, name: str, progress: Progress = untold) -> Image:
         """The image called `name`, pulled if the Engine does not have it. Whoever asks first does it for all.
 
-        Raises `BackendUnavailableError` when it cannot be had, or is for another architecture than the Engine's.
+        Raises `BackendUnavailableError` when it cannot be had, or is for another architecture than the Engine's;
+        `SandboxStartError` when the Engine has gone meanwhile.
         """
-        with self._lock:
-            found = self._known.get(name)
-            mine = found is None
-            if found is None:
-                found = self._known[name] = Future()
-        if mine:
-            try:
-                found.set_result(self._obtain(name))
-            except BaseException as error:  # noqa: BLE001 - whatever it is, all who wait have to learn of it
-                with self._lock:
-                    del self._known[name]  # the next one tries again
-                found.set_exception(error)
-        try:
-            return found.result(PULL_TIMEOUT)
-        except (ConfigurationError, SandboxStartError) as error:
-            raise error.with_traceback(None) from None  # others may raise it as well
+        return self._known.get(name, lambda: self._obtain(name, progress), _OBTAIN_TIMEOUT)
 
-    def _obtain(self, name: str) -> Image:
-        from docker.errors import APIError, ImageNotFound
+    def build(self, recipe: Recipe, progress: Progress = untold) -> Image:
+        """The image of `recipe`, built if the Engine does not have it; as `get`."""
+        return self._known.get(
+            recipe,
+            lambda: self._obtain(building.build(self._engine, recipe, progress), progress),
+            _OBTAIN_TIMEOUT,
+        )
 
-        api = self._engine.api()
-        with self._engine.errors_as_start_errors(f"cannot look up image {name}"):
-            try:
-                described = api.inspect_image(name)
-            except ImageNotFound:
-                described = None
+    def derive(self, key: Hashable, make: Callable[[], str]) -> Image:
+        """The image that `make` makes and returns the name of; `key` tells it from others. As `get`."""
+        return self._known.get(key, lambda: self._obtain(make(), untold), _OBTAIN_TIMEOUT)
+
+    def _obtain(self, name: str, progress: Progress) -> Image:
+        described = self._look_up(name)
         if described is None:
-            try:
-                with self._engine.errors_as_start_errors(f"cannot pull image {name}"):
-                    try:
-                        repository, _, tag = _split(name)
-                        api.pull(repository, tag=tag)
-                        described = api.inspect_image(name)
-                    except APIError as error:
-                        raise BackendUnavailableError(
-                            f"the Docker Engine at {self._engine.host} has no image {name!r} and cannot pull it: "
-                            f"{one_line(str(error.explanation or error), 300)}; correct the profile's image, log in "
-                            "with docker login, or docker load it"
-                        ) from None
-            except SandboxStartError as error:
-                raise BackendUnavailableError(str(error)) from None
+            pulling.pull(self._engine, name, progress)
+            described = self._look_up(name)
+        if described is None:
+            raise BackendUnavailableError(
+                f"the Docker Engine at {self._engine.host} has pulled image {name!r}, and does not have it: see its log"
+            )
         with self._engine.errors_as_start_errors("cannot ask for the Engine's version"):
-            architecture = api.version().get("Arch")
+            architecture = self._engine.api().version().get("Arch")
         if architecture and described.get("Architecture") not in (architecture, "", None):
             raise BackendUnavailableError(
                 f"image {name!r} is for {described['Architecture']}, and the Docker Engine at {self._engine.host} "
@@ -99,14 +89,22 @@ class Images:
             str(config.get("WorkingDir") or "/"),
             str(config.get("User") or ""),
             _KERNEL_NAMES.get(str(architecture), str(architecture)),
+            tuple(config.get("Volumes") or ()),
         )
 
+    def _look_up(self, name: str) -> dict[str, Any] | None:
+        from docker.errors import APIError, ImageNotFound
 
-def _split(name: str) -> tuple[str, str, str | None]:
-    """Repository, separator and tag of an image's name; `latest` where it says neither tag nor digest."""
-    if "@" in name:
-        return name, "", None
-    repository, colon, tag = name.rpartition(":")
-    if not colon or "/" in tag:  # that colon belongs to a registry's port
-        return name, "", "latest"
-    return repository, colon, tag
+        with self._engine.errors_as_start_errors(f"cannot look up image {shown(name)}"):
+            try:
+                described: dict[str, Any] = self._engine.api().inspect_image(name)
+            except ImageNotFound:
+                return None
+            except APIError as error:
+                if error.status_code not in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND):
+                    raise
+                raise BackendUnavailableError(
+                    f"{shown(name)} is no name of an image: {one_line(str(error.explanation))}; correct the "
+                    "profile's image"
+                ) from None
+        return described

@@ -10,7 +10,7 @@ from pytest_sandboxes import Slot
 from pytest_sandboxes.agent import wire
 from tests.integration.faulty_backends import Liar
 
-HUGE = (1 << 30).to_bytes(4, "big") + bytes((wire.RESULT,)) + (1).to_bytes(4, "big")
+HUGE = (1 << 30).to_bytes(4, "big") + bytes((wire.RESULT,)) + (1).to_bytes(4, "big") + bytes(4)
 HONEST = {"status": 0, "cpu": 0.0, "peak": 0, "duration": 0.0, "timed_out": False, "late": 0.0}
 HONEST |= {"stdout_cut": False, "stderr_cut": False, "streams_open": False}
 

@@ -1,0 +1,1 @@
+"""The pool: all sandboxes of a run, leased, grown, shrunk and replaced."""

@@ -1,0 +1,1 @@
+"""Settings of a run, each with its source."""

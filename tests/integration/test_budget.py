@@ -1,0 +1,39 @@
+"""A run whose sandbox-seconds are used up: what runs goes on, what comes after is no verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.conftest import Inner
+
+SUITE = """
+import pytest
+
+@pytest.mark.sandbox(buffer_sandboxes=0)
+@pytest.mark.parametrize("number", range(4))
+def test_it(sandbox, number):
+    if number == 1:
+        assert sandbox.sh("sleep 1.5; echo late", timeout=30).stdout == "late\\n"
+        sandbox.reset()
+        assert sandbox.sh("echo again").stdout == "again\\n"
+    assert number != 0
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1], ids=["alone", "xdist"])
+def test_what_comes_after_the_budget_is_an_error_that_says_so(inner: Inner, workers: int) -> None:
+    inner.write("test_it.py", SUITE)
+    inner.write("pytest.ini", "[pytest]\nsandbox_budget = 1\n")
+    run = inner.run_apart(*(["-n", str(workers)] if workers else []))
+    assert run.verdicts == {
+        "test_it[0]": "failure",
+        "test_it[1]": "passed",
+        "test_it[2]": "error",
+        "test_it[3]": "error",
+    }, run.stdout
+    for name in ("test_it[2]", "test_it[3]"):
+        text = run.cases[name].text
+        assert "the budget of 1 sandbox-seconds (ini option sandbox_budget in pytest.ini) is used up" in text
+        assert "by profile 'default' on local" in text
+        assert run.cases[name].attempts in (0, 1), "it was tried again"
+    assert "sandbox-seconds" in run.stdout

@@ -1,0 +1,1 @@
+"""A backend, hands and time that are simulated, and drive the real pool."""
