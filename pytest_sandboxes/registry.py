@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 _BUILT_IN = {
     "local": ("pytest_sandboxes.backends.local", "LocalBackend"),
     "docker": ("pytest_sandboxes.backends.docker", "DockerBackend"),
+    "modal": ("pytest_sandboxes.backends.modal", "ModalBackend"),
 }
-_PLANNED = ("modal", "gcp")
-_SDKS = {"docker": "docker"}
+_PLANNED = ("gcp",)
+_SDKS = {"docker": "docker", "modal": "modal"}
 """What has to be importable for a backend to do anything."""
 
 Factory = Callable[["BackendOptions"], "Backend"]

@@ -11,6 +11,7 @@ from tests.benchmarks import (
     containers,
     execs,
     leases,
+    modal_sandboxes,
     pytest_runs,
     simulated,
     sources,
@@ -37,6 +38,7 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
     "docker-keep": containers.first_leases,
     "docker-tasks": containers.tasks,
     "workspace-source": sources.filling,
+    "modal-exec": modal_sandboxes.execs,
     "sharing": workers.sharing,
 }
 

@@ -46,6 +46,9 @@ _AGENTS_ONLY = {
     Capability.CLOSED_INPUT,
     Capability.EMPTY_BOUNDING_SET,
 }
+_NOT_ON_MODAL = {Capability.QUOTAS, Capability.MEMORY_VERDICTS, Capability.CPU_VERDICTS}
+"""The service limits memory and cores, but no slot's disk, and is not known to say what its kernel has killed; the emulator
+of processes is told of the limits, and keeps none."""
 _SHARED = {"shared"}
 """Those with several slots in a sandbox. Its memory is limited, but whose fault it is that it runs out cannot be told."""
 
@@ -58,6 +61,10 @@ def capabilities(backend: str, settings: Settings) -> frozenset[Capability]:
             missing |= _AGENTS_ONLY
         if settings.profile in _SHARED and settings.isolation is None:
             missing.add(Capability.OWN_SANDBOX)
+        if backend == "modal":
+            missing |= _NOT_ON_MODAL
+            if Capability.OWN_SANDBOX in missing:  # whose loopback is its neighbours' as well
+                missing.add(Capability.FREE_PORTS)
         return frozenset(Capability) - {Capability.ALLOW_LIST} - missing
     if settings.isolation == "none":
         # cleanup of cooperative code, and nothing else

@@ -12,8 +12,7 @@ from tests.integration.conftest import NEEDS_A_SANDBOX, Inner, Refused, check_re
 # -- options
 
 OPTIONS = {
-    "--sandbox-backend=lokal": "--sandbox-backend: there is no backend 'lokal', there are local, docker, second, liar and unsteady; did you mean 'local'?",
-    "--sandbox-backend=modal": "--sandbox-backend: backend 'modal' is not part of this version; there are local, ",
+    "--sandbox-backend=lokal": "--sandbox-backend: there is no backend 'lokal', there are local, docker, modal, second, liar and unsteady; did you mean 'local'?",
     "--sandbox-backend=gcp": "--sandbox-backend: backend 'gcp' is not part of this version; there are local, ",
     "--sandbox-backend=local,local": "--sandbox-backend is 'local,local', but must be backend names, each once",
     "--sandbox-backend=": "--sandbox-backend is '', but must be backend names",
