@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pytest_sandboxes import purge
+from pytest_sandboxes import gcp_check, purge
 from pytest_sandboxes.errors import SandboxesError
 
-_COMMANDS = (purge,)
+_COMMANDS = (purge, gcp_check)
 """Modules, each with `add_command`, which adds a parser whose default `run` does it and returns the exit status."""
 
 

@@ -14,6 +14,7 @@ from pytest_sandboxes.settings import settings as settings_module
 from pytest_sandboxes.settings.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from pytest_sandboxes.batch.controller import Batch
     from pytest_sandboxes.pool.pool import Pool
     from pytest_sandboxes.run import Run
     from pytest_sandboxes.sharing.hooks import Sharing
@@ -26,6 +27,7 @@ __tracebackhide__ = True  # a failing test shows its own line, not ours
 _settings = pytest.StashKey[Settings]()
 _run = pytest.StashKey["Run"]()
 _sharing: pytest.StashKey[Sharing] = pytest.StashKey()
+_batch: pytest.StashKey[Batch] = pytest.StashKey()
 _failed = pytest.StashKey[bool]()
 
 _REFUSAL = "sandboxes_refusal"
@@ -62,10 +64,20 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     try:
         settings = config.stash[_settings] = read_settings(config)
+        if settings.is_batch and not hasattr(config, "workerinput"):
+            _prepare_batch(config, settings)
         if settings.sources or settings.profile_variables:  # something was set: check it all, used or not
             _get_run(config)
     except ConfigurationError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _prepare_batch(config: pytest.Config, settings: Settings) -> None:
+    from pytest_sandboxes.batch import controller
+
+    controller.check_options(config, settings)
+    batch = config.stash[_batch] = controller.Batch(config, settings, _get_run)
+    config.pluginmanager.register(batch, "sandboxes-batch")
 
 
 def _get_run(config: pytest.Config) -> Run:
@@ -93,8 +105,9 @@ def _make_run(config: pytest.Config) -> Run:
         backends = make_backends(config, settings, secrets)
         profiles = load_profiles(settings)
         supply = Supply(backends, settings, profiles, config.rootpath)
-        status = Status(config, Waiting(supply.pool.statistics))
-        config.pluginmanager.register(status, "sandboxes-status")
+        if _batch not in config.stash:  # which shows how far its shards are
+            status = Status(config, Waiting(supply.pool.statistics))
+            config.pluginmanager.register(status, "sandboxes-status")
     else:  # in a worker of pytest-xdist
         from pytest_sandboxes.sharing.messages import unpack_profiles
         from pytest_sandboxes.sharing.shared_pool import SharedSupply
@@ -103,7 +116,9 @@ def _make_run(config: pytest.Config) -> Run:
         profiles = load_profiles(Settings()) if known is None else unpack_profiles(known)
         supply = SharedSupply(worker[_CHANNEL], profiles)
     run = Run(config, settings, profiles, supply)
-    if _sharing not in config.stash:  # else the tests run in workers
+    if (
+        _sharing not in config.stash and _batch not in config.stash
+    ):  # else the tests run in workers, or in shards
         from pytest_sandboxes.reporting.outcomes import Outcomes
 
         config.pluginmanager.register(_Phases(run), "sandboxes-phases")
@@ -119,9 +134,8 @@ def pytest_report_header(config: pytest.Config) -> str:
         places.append("the environment")
     profiles = f", profiles from {' and '.join(places)}" if places else ""
     isolation = "" if settings.isolation is None else f", isolation {settings.isolation}"
-    return (
-        f"sandboxes: backend {', '.join(settings.backends)}, profile {settings.profile}{profiles}{isolation}"
-    )
+    mode = f", batch mode on runner {settings.runner}" if settings.is_batch else ""
+    return f"sandboxes: backend {', '.join(settings.backends)}, profile {settings.profile}{profiles}{isolation}{mode}"
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -162,6 +176,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not items:
         return
     try:
+        batch = session.config.stash.get(_batch, None)
+        if batch is not None:
+            batch.check(items)
+            return
         run = _get_run(session.config)
         if any(session.config.getoption(option, default=False) for option in _RUNS_NOTHING):
             for item in items:

@@ -18,8 +18,8 @@ _BUILT_IN = {
     "local": ("pytest_sandboxes.backends.local", "LocalBackend"),
     "docker": ("pytest_sandboxes.backends.docker", "DockerBackend"),
     "modal": ("pytest_sandboxes.backends.modal", "ModalBackend"),
+    "gcp": ("pytest_sandboxes.backends.gcp", "GcpBackend"),
 }
-_PLANNED = ("gcp",)
 _SDKS = {"docker": "docker", "modal": "modal"}
 """What has to be importable for a backend to do anything."""
 
@@ -32,10 +32,6 @@ def check_names(names: tuple[str, ...], custom: Mapping[str, Factory], source: s
     for name in names:
         if name in known:
             continue
-        if name in _PLANNED:
-            raise ConfigurationError(
-                f"{source}: backend {name!r} is not part of this version; {there_are(known)}"
-            )
         raise ConfigurationError(
             f"{source}: there is no backend {name!r}, {there_are(known)}{did_you_mean(name, known)}"
         )

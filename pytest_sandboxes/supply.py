@@ -52,6 +52,11 @@ def make_secrets(settings: Settings) -> Secrets:
     return Secrets.from_file(settings.secrets_file, settings.source("secrets_file"))
 
 
+def check_backend_name(config: pytest.Config, name: str, source: str) -> None:
+    """Raise `ConfigurationError` for a name, given at `source`, that is none of a backend."""
+    registry.check_names((name,), _custom_backends(config), source)
+
+
 def _custom_backends(config: pytest.Config) -> dict[str, registry.Factory]:
     """Backends of whoever implements the hook."""
     custom: dict[str, registry.Factory] = {}

@@ -46,6 +46,14 @@ def forget_failed_subtests(item: pytest.Item) -> None:
         )  # the key's type depends on pytest's version
 
 
+def forget_reports_of_subtests(session: pytest.Session, nodeid: str) -> None:
+    """Take the subtests of an attempt that does not count out of the counts, as pytest-rerunfailures does."""
+    plugin: Any = session.config.pluginmanager.getplugin("rerunfailures")
+    forget = getattr(plugin, "_remove_failed_subtest_reports_from_stats", None)  # newer versions only
+    if forget is not None:
+        forget(session.config, session, nodeid)
+
+
 def forget_failed_fixtures(item: pytest.Item, kind: type[Exception]) -> None:
     """Have fixtures of wider scope that failed with an error of this kind set up again, not raise it once more."""
     known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})

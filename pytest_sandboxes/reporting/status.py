@@ -1,4 +1,4 @@
-"""What tests wait for: a few words behind the dots on a live terminal."""
+"""What tests wait for, or how far their shards are: a few words behind the dots on a live terminal."""
 
 from __future__ import annotations
 

@@ -31,6 +31,9 @@ Isolation = Literal["slot", "sandbox", "none"]
 Enforcement = Literal["strict", "best-effort"]
 """Whether a limit that cannot be enforced is refused, or reported once and dropped."""
 
+Mode = Literal["auto", "interactive", "batch"]
+"""Whether tests run in this pytest, or in shards elsewhere; `auto` leaves it to the backend."""
+
 DEFAULT_PROFILES_FILE = "sandboxes.yaml"
 """Looked for in the rootdir when no profiles file is named."""
 
@@ -71,6 +74,14 @@ class Settings:
     """Seconds that clean sandboxes wait for the next run when this one ends; None ends them."""
     keep_failed: bool = False
     """Leave the slot of a failed test standing, for inspection."""
+    mode: Mode = "auto"
+    """Where tests run. See `is_batch`."""
+    shards: int | None = None
+    """In how many shards batch mode runs the tests; None leaves it to their durations."""
+    wheelhouse: Path | None = None
+    """Directory of wheels for the shards' environment; None makes them of what is installed here."""
+    runner_image: str | None = None
+    """Container image in which shards on this machine run; None has them be processes."""
     profile_variables: Mapping[str, str] = field(default_factory=dict)
     """Environment variables that make and change profiles, by their whole names. Nothing of them has been checked."""
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -79,6 +90,21 @@ class Settings:
     def source(self, setting: str) -> str:
         """Where the value of a field came from, such as `ini option sandbox_profile in pytest.ini`."""
         return self.sources.get(setting, "default")
+
+    @property
+    def is_batch(self) -> bool:
+        """Tests run in shards."""
+        return self.mode == "batch" or (self.mode == "auto" and "gcp" in self.backends)
+
+    @property
+    def runner(self) -> str:
+        """Where shards run, in batch mode."""
+        return "gcp" if "gcp" in self.backends else "local"
+
+    @property
+    def mode_source(self) -> str:
+        """What has made it batch mode, or not."""
+        return self.source("backends" if self.mode == "auto" else "mode")
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -244,5 +270,33 @@ _OPTIONS = (
         values.switch,
         "leave the slot of each failed test standing, and print how to enter it and how to end it",
         ini_type="bool",
+    ),
+    Option(
+        "mode",
+        "mode",
+        values.one_of(get_args(Mode)),
+        "interactive runs tests in this pytest, batch in shards elsewhere; auto (the default) is batch for backend gcp",
+        metavar="MODE",
+    ),
+    Option(
+        "shards",
+        "shards",
+        values.shards,
+        "in how many shards batch mode runs the tests; auto (the default) goes by their durations",
+        metavar="N",
+    ),
+    Option(
+        "wheelhouse",
+        "wheelhouse",
+        values.path_of("directory with wheels"),
+        "directory of wheels for the Python environment of shards; default: wheels of all that is installed here",
+        metavar="PATH",
+    ),
+    Option(
+        "runner-image",
+        "runner_image",
+        values.image_name,
+        "container image in which shards on this machine run, with the Python that runs pytest; default: no containers",
+        metavar="IMAGE",
     ),
 )

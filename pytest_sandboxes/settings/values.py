@@ -69,6 +69,14 @@ def profile_name(given: Given) -> str:
     return text
 
 
+def image_name(given: Given) -> str:
+    """The name of a container image; whether there is one, an Engine knows."""
+    text = str(given.raw).strip()
+    if not re.fullmatch(r"[A-Za-z0-9][\w./:@-]{0,500}", text, re.ASCII):
+        raise given.refused("the name of a container image, such as python:3.12-slim")
+    return text
+
+
 def path_of(what: str) -> Callable[[Given], Path]:
     """A parser that accepts the path of a file, be it there or not."""
 
@@ -91,6 +99,16 @@ def whole_number(least: int, most: int) -> Callable[[Given], int]:
         return int(text)
 
     return parse
+
+
+def shards(given: Given) -> int | None:
+    """How many shards there are to be; None for `auto`."""
+    text = str(given.raw).strip()
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) == 0:
+        raise given.refused("auto, or a whole number from 1 to 99999")
+    return int(text)
 
 
 def switch(given: Given) -> bool:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from tests.benchmarks import (
+    batch,
     containers,
     execs,
     leases,
@@ -40,6 +41,7 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
     "workspace-source": sources.filling,
     "modal-exec": modal_sandboxes.execs,
     "sharing": workers.sharing,
+    "batch": batch.shards,
 }
 
 

@@ -23,6 +23,7 @@ import pytest_sandboxes.profiles.file
 import pytest_sandboxes.reporting.outcomes
 import pytest_sandboxes.reporting.summary
 import tests.integration.faults
+from tests.wheelhouses import WITHOUT
 
 if TYPE_CHECKING:
     from tests.integration.docker_images import ImageMaker
@@ -35,8 +36,6 @@ def test_it(sandbox):
     sandbox.list_files()
 """
 ROOT = Path(__file__).parents[2]
-WITHOUT = ("platformdirs", "anyio", "asyncio", "rerunfailures", "timeout", "hypothesispytest")
-"""Plugins that may be installed here, of which most runs have no need."""
 SUITES = Path(__file__).parent / "suites"
 ONE_AT_A_TIME = """
 profiles:

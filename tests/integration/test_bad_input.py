@@ -12,8 +12,9 @@ from tests.integration.conftest import NEEDS_A_SANDBOX, Inner, Refused, check_re
 # -- options
 
 OPTIONS = {
-    "--sandbox-backend=lokal": "--sandbox-backend: there is no backend 'lokal', there are local, docker, modal, second, liar and unsteady; did you mean 'local'?",
-    "--sandbox-backend=gcp": "--sandbox-backend: backend 'gcp' is not part of this version; there are local, ",
+    "--sandbox-backend=lokal": "--sandbox-backend: there is no backend 'lokal', there are local, docker, modal, gcp, second, liar and unsteady; did you mean 'local'?",
+    "--sandbox-backend=gcp": "backend gcp needs a bucket for what it sends and for what comes back: gcloud storage buckets create ",
+    "--sandbox-backend=gcp,local": "--sandbox-backend is 'gcp,local', but backend gcp runs whole tests, and cannot be one of several: ",
     "--sandbox-backend=local,local": "--sandbox-backend is 'local,local', but must be backend names, each once",
     "--sandbox-backend=": "--sandbox-backend is '', but must be backend names",
     "--sandbox-profile=gpu": "--sandbox-profile: unknown profile 'gpu', there is default (sandboxes.yaml)",

@@ -82,7 +82,7 @@ def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
     assert "MIT License" in metadata(wheel, "licenses/LICENSE")
     assert {"local", "docker", "modal", "gcp", "xdist", "all"} < set(said.get_all("Provides-Extra", []))
     required = {need.split(">=")[0] for need in said.get_all("Requires-Dist", []) if "extra ==" not in need}
-    assert required == {"pytest", "pluggy", "pyyaml", "msgspec"}
+    assert required == {"pytest", "pluggy", "pyyaml", "msgspec", "packaging"}
 
 
 def test_an_unpacked_wheel_starts_sandboxes(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

@@ -29,17 +29,13 @@ def test_known_names(names: tuple[str, ...]) -> None:
     [
         (
             "locl",
-            "--sandbox-backend: there is no backend 'locl', there are local, docker, modal and own; did you mean 'local'?",
+            "--sandbox-backend: there is no backend 'locl', there are local, docker, modal, gcp and own; did you mean 'local'?",
         ),
         (
             "elsewhere",
-            "--sandbox-backend: there is no backend 'elsewhere', there are local, docker, modal and own",
+            "--sandbox-backend: there is no backend 'elsewhere', there are local, docker, modal, gcp and own",
         ),
-        ("", "--sandbox-backend: there is no backend '', there are local, docker, modal and own"),
-        (
-            "gcp",
-            "--sandbox-backend: backend 'gcp' is not part of this version; there are local, docker, modal and own",
-        ),
+        ("", "--sandbox-backend: there is no backend '', there are local, docker, modal, gcp and own"),
     ],
 )
 def test_unknown_names(name: str, complaint: str) -> None:

@@ -142,7 +142,7 @@ def test_a_start_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_an_unknown_backend() -> None:
     with pytest.raises(
         ConfigurationError,
-        match="get_backend: there is no backend 'lokal', there are local, docker and modal; did you mean 'local'",
+        match="get_backend: there is no backend 'lokal', there are local, docker, modal and gcp; did you mean 'local'",
     ):
         get_backend("lokal")
     with pytest.raises(TypeError, match="the name of a backend has to be text, not None"):

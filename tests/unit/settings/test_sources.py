@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from pytest_sandboxes.settings.settings import _OPTIONS, Settings
+from pytest_sandboxes.errors import ConfigurationError
+from pytest_sandboxes.settings.settings import _OPTIONS, Mode, Settings
 from tests.unit.settings.conftest import OnlyOptions, Read, native_toml, value_of, variable
 
 pytest_plugins = ["pytester"]
@@ -46,6 +47,11 @@ EXAMPLES = [
     Example("keep", ["--sandbox-keep=600"], "600", 600.0),
     Example("keep", ["--sandbox-keep"], "yes", 900.0),
     Example("keep-failed", ["--sandbox-keep-failed"], "true", True),  # noqa: FBT003
+    Example("mode", ["--sandbox-mode", "batch"], "batch", "batch"),
+    Example("shards", ["--sandbox-shards", "4"], "4", 4),
+    Example("shards", ["--sandbox-shards", "auto"], "auto", None),
+    Example("runner-image", ["--sandbox-runner-image", "python:3.12"], "python:3.12", "python:3.12"),
+    Example("wheelhouse", ["--sandbox-wheelhouse=/wheels"], "/wheels", Path("/wheels")),
 ]
 examples = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.name}-{example.text}")
 
@@ -66,6 +72,28 @@ def test_nothing_given(settings: Read) -> None:
     assert (found.isolation, found.enforcement, found.infra_retries) == (None, "strict", 2)
     assert (found.list_profiles, found.keep, found.keep_failed) == (False, None, False)
     assert found.source("backends") == "default"
+
+
+@pytest.mark.parametrize(
+    ("mode", "backends", "is_batch"),
+    [
+        ("auto", ("local",), False),
+        ("auto", ("docker", "modal"), False),
+        ("auto", ("gcp",), True),
+        ("batch", ("local",), True),
+        ("interactive", ("gcp",), False),
+    ],
+)
+def test_mode(mode: Mode, backends: tuple[str, ...], is_batch: bool) -> None:
+    assert Settings(mode=mode, backends=backends).is_batch is is_batch
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "100000"])
+def test_shards_are_a_whole_number_or_auto(settings: Read, text: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match="--sandbox-shards is .* but must be auto, or a whole number from 1"
+    ):
+        settings(f"--sandbox-shards={text}")
 
 
 def test_settings_are_frozen(settings: Read) -> None:
