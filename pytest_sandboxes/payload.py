@@ -28,6 +28,7 @@ _MODULES = (
     "copying",
     "files",
     "spawn",
+    "clock",
     "jobs",
     "slots",
     "main",

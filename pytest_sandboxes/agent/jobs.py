@@ -10,13 +10,15 @@ from pytest_sandboxes.agent import wire
 
 TYPE_CHECKING = False  # `typing` is not worth its import time here
 if TYPE_CHECKING:
+    from pytest_sandboxes.agent.clock import Clock
     from pytest_sandboxes.agent.link import Link, Poller
     from pytest_sandboxes.agent.slots import Slot
 
 _FAIR_SHARE = 4 * wire.CHUNK  # bytes read from one pipe before others get their turn
-PATIENCE = 0.25
-"""Seconds that killed processes may take to go, and that output may still come after them: a descriptor can outlive
-its process in a socket's queue."""
+_BURIAL = 2.0
+"""Seconds that killed processes may take to be gone: each needs a processor for its end."""
+_PATIENCE = 0.25
+"""Seconds that output may still come after them: a descriptor can outlive its process in a socket's queue."""
 _KILLED = 9  # wait status of a process that SIGKILL ended
 
 
@@ -232,9 +234,11 @@ class Job:
     """
 
     __slots__ = (
+        "_clock",
         "_link",
         "announced",
         "deadline",
+        "duration",
         "ended",
         "kind",
         "late",
@@ -253,7 +257,15 @@ class Job:
     )
 
     def __init__(
-        self, request: int, slot: Slot, kind: str, pid: int, timeout: float | None, oom_kills: int = 0
+        self,
+        request: int,
+        slot: Slot,
+        kind: str,
+        pid: int,
+        clock: Clock,
+        started: float,
+        timeout: float | None,
+        oom_kills: int = 0,
     ) -> None:
         self.request = request
         self.slot = slot
@@ -263,14 +275,18 @@ class Job:
         self.kind = kind
         self.pid = pid
         """The child of the agent: the command itself, or what supervises it, or a file worker."""
-        self.started = time.monotonic()
-        self.deadline = None if timeout is None else self.started + timeout
+        self._clock = clock
+        self.started = started
+        """By this clock, as its deadline."""
+        self.deadline = None if timeout is None else started + timeout
         self.outputs: list[Output] = []
         self.stdin: Input | None = None
         self.report: Report | None = None
         self.reaped = False
         self.outcome: dict[str, object] | None = None
         self.ended = 0.0
+        """When, by the machine's clock: what is killed goes while somebody debugs, too."""
+        self.duration = 0.0
         self.timed_out = False
         self.late = 0.0
         self.announced = False
@@ -296,6 +312,7 @@ class Job:
         if self.outcome is None:
             self.outcome = outcome
             self.ended = time.monotonic()
+            self.duration = self._clock.now() - self.started
 
     def end_as_reaped(self, outcome: dict[str, object]) -> None:
         """How a command without a supervisor has ended, unless it has not even started and said why."""
@@ -324,13 +341,14 @@ class Job:
 
     def overdue(self) -> bool:
         """Processes that were killed should be gone by now."""
-        return time.monotonic() >= self.ended + PATIENCE
+        return time.monotonic() >= self.ended + _BURIAL
 
     def drained(self) -> bool:
-        """No output can still come, or none has come for `PATIENCE` seconds though there is room for it."""
+        """No output can still come, or none has come for `_PATIENCE` seconds though there is room for it."""
+        is_late = time.monotonic() >= self.ended + _PATIENCE
         for output in self.outputs:
             output.pump()
-            if self.overdue() and (output.credit > 0 or output.room <= 0):
+            if is_late and (output.credit > 0 or output.room <= 0):
                 output.close()
         return self.closed()
 
@@ -342,7 +360,7 @@ class Job:
         """The answer to the request."""
         assert self.outcome is not None
         result: dict[str, object] = {
-            "duration": self.ended - self.started,
+            "duration": self.duration,
             "timed_out": self.timed_out,
             "late": self.late,
             "stdout_cut": self.outputs[0].cut,

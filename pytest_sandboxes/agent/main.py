@@ -10,6 +10,7 @@ import sys
 import time
 
 from pytest_sandboxes.agent import confinement, files, parking, processes, routes, spawn, wire
+from pytest_sandboxes.agent.clock import Clock
 from pytest_sandboxes.agent.identity import Identity, UserIdentity
 from pytest_sandboxes.agent.jobs import Job, Pipes
 from pytest_sandboxes.agent.link import Link, Poller
@@ -42,7 +43,7 @@ class Agent:
         self._niceness = 0
         self._shared: list[bytes] = []
         self._kept_until = 0.0
-        self._paused_at: float | None = None
+        self._clock = Clock()
         self._controller = -1
         self._is_first = os.getpid() == 1
         incoming, outgoing = self._take_channel()
@@ -102,9 +103,9 @@ class Agent:
         elif kind == wire.PING:
             self._link.send(wire.PONG, request, payload)
         elif kind == wire.PAUSE:
-            self._paused_at = self._paused_at or self._heard
+            self._clock.stop()
         elif kind == wire.RESUME:
-            self._resume()
+            self._clock.go_on()
         else:
             job = self._jobs.get(request)
             if job is not None:  # else it ended while this frame was under way
@@ -125,14 +126,6 @@ class Agent:
                 self._forget(job)
             else:
                 job.slot.kill(job)
-
-    def _resume(self) -> None:
-        if self._paused_at is not None:
-            lost = time.monotonic() - self._paused_at
-            self._paused_at = None
-            for job in self._jobs.values():
-                if job.deadline is not None:
-                    job.deadline += lost
 
     def _controller_gone(self) -> None:
         if time.monotonic() >= self._kept_until:
@@ -230,7 +223,7 @@ class Agent:
 
         self._answer(request, {})
         self._forget_controller()
-        self._paused_at = None
+        self._clock.go_on()
         self._heartbeat_deadline = message["seconds"]
         self._link.wait_for(watchword, parking.NONCE_SIZE, taken_over)
 
@@ -253,6 +246,7 @@ class Agent:
         forks = kind == "exec" and not self._is_first and slot.is_users
         pipes = Pipes(self._null, message["stdin"], forks or kind != "exec")
         oom_kills = self._oom_kills()
+        started = self._clock.now()
         try:
             command = spawn.Command(
                 message["argv"], environment, cwd, pipes.child, slot.identity, self._niceness
@@ -267,7 +261,8 @@ class Agent:
         except BaseException:
             pipes.close()
             raise
-        self._adopt(Job(request, slot, kind, pid, message["timeout"], oom_kills), pipes, message["limit"])
+        job = Job(request, slot, kind, pid, self._clock, started, message["timeout"], oom_kills)
+        self._adopt(job, pipes, message["limit"])
 
     def _do_file(self, request: int, message: dict[str, Any]) -> None:
         slot = self._slots[message["slot"]]
@@ -309,6 +304,7 @@ class Agent:
     ) -> None:
         pipes = Pipes(self._null, message["stdin"], True)
         oom_kills = self._oom_kills()
+        started = self._clock.now()
         try:
             stdin, stdout, _ = pipes.child
             with self._sacrifice:
@@ -316,7 +312,8 @@ class Agent:
         except BaseException:
             pipes.close()
             raise
-        self._adopt(Job(request, slot, "file", pid, message["timeout"], oom_kills), pipes, message["limit"])
+        job = Job(request, slot, "file", pid, self._clock, started, message["timeout"], oom_kills)
+        self._adopt(job, pipes, message["limit"])
 
     def _adopt(self, job: Job, pipes: Pipes, limit: int) -> None:
         job.connect(pipes, limit, self._link, self._poller)
@@ -363,6 +360,7 @@ class Agent:
         """Do what is due; return the seconds until something else may be."""
         now = time.monotonic()
         if now - self._heard > self._heartbeat_deadline:
+            self._link.flush()  # what it was asked for last may be the very deadline
             self._exit()
         if now >= self._next_look:
             self._next_look = now + _TICK
@@ -375,11 +373,12 @@ class Agent:
             if job.outcome is not None:
                 if not job.announced:
                     wait = min(wait, _FAST_TICK)
-            elif job.deadline is not None and self._paused_at is None:
-                if now < job.deadline:
-                    wait = min(wait, job.deadline - now)
+            elif job.deadline is not None and not self._clock.is_stopped:
+                left = job.deadline - self._clock.now()
+                if left > 0:
+                    wait = min(wait, left)
                 elif not job.timed_out:
                     job.timed_out = True
-                    job.late = now - job.deadline
+                    job.late = -left
                     job.slot.kill(job)
         return wait

@@ -9,6 +9,7 @@ import sysconfig
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,12 +84,14 @@ def eventually_gone(engine: Any, container: str, seconds: float = PATIENCE) -> N
 
 
 @contextlib.contextmanager
-def main_loop(engine: Any, image: str, *words: str, **host: Any) -> Iterator[tuple[str, socket.socket]]:
+def main_loop(
+    engine: Any, image: str, *words: str, deadline: int = DEADLINE, **host: Any
+) -> Iterator[tuple[str, socket.socket]]:
     """A container with the main command alone, which is given `words`, and a stream to it."""
     made, stream = start_attached(
         engine.api,
         image,
-        ["/bin/sh", "-c", scripts.MAIN_LOOP, "sh", str(DEADLINE), *words],
+        ["/bin/sh", "-c", scripts.MAIN_LOOP, "sh", str(deadline), *words],
         name=f"main-loop-{uuid.uuid4().hex}",
         labels={},
         host_config={"auto_remove": True, "init": True, "network_mode": "none", **host},
@@ -115,7 +118,7 @@ def test_a_container_to_which_nobody_talks_ends(engine: Any, any_shell: str) -> 
 
 
 def test_a_container_whose_stream_ends_ends_at_once(engine: Any, any_shell: str) -> None:
-    with main_loop(engine, any_shell) as (container, stream):
+    with main_loop(engine, any_shell, deadline=60) as (container, stream):
         deadline, answer = time.monotonic() + PATIENCE, b""
         while b"1 0\n" not in answer:  # what has been killed may not be gone yet
             assert time.monotonic() < deadline, answer
@@ -127,8 +130,8 @@ def test_a_container_whose_stream_ends_ends_at_once(engine: Any, any_shell: str)
 
 
 def test_beats_keep_it_alive(engine: Any, any_shell: str) -> None:
-    with main_loop(engine, any_shell) as (container, stream):
-        for number in range(50 * DEADLINE):
+    with main_loop(engine, any_shell, deadline=4) as (container, stream):
+        for number in range(150):  # which takes longer than the deadline
             stream.sendall(b"%d beat\n" % number)
             assert b"%d 0\n" % number in stream.recv(100)
             time.sleep(0.04)
@@ -136,7 +139,7 @@ def test_beats_keep_it_alive(engine: Any, any_shell: str) -> None:
 
 
 def test_it_ends_a_tree_and_what_has_lost_its_parents_and_nothing_else(engine: Any, any_shell: str) -> None:
-    with main_loop(engine, any_shell) as (container, stream):
+    with main_loop(engine, any_shell, deadline=60) as (container, stream):
 
         def started(script: str) -> None:
             made = engine.api.exec_create(container, ["/bin/sh", "-c", script])
@@ -170,7 +173,7 @@ while True:
 
 def test_it_lives_beside_code_that_takes_every_process(engine: Any, python_image: str) -> None:
     """Its shell ends when it cannot fork, which it has to do for its watchdog."""
-    with main_loop(engine, python_image, "crowded", pids_limit=30) as (container, stream):
+    with main_loop(engine, python_image, "crowded", deadline=10, pids_limit=30) as (container, stream):
         made = engine.api.exec_create(container, ["python3", "-c", TAKES_ALL], user="1234")
         engine.api.exec_start(made, detach=True)
         numbers = itertools.count()
@@ -230,7 +233,7 @@ def test_a_deadline_ends_even_a_bomb_and_on_time(
         with pytest.raises(ExecTimeoutError) as caught:
             slot.sh(bomb, timeout=1)
         assert caught.value.result.stdout == "begun\n"
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         assert slot.sh(look).stdout == "", "something of it lives"
         assert not lease.losses
 
@@ -271,6 +274,19 @@ def test_a_container_that_is_killed_is_a_loss_with_its_reason(
         with pytest.raises(SandboxLostError, match="its container ended"):
             process.wait(PATIENCE)
         assert lease.losses
+
+
+def test_the_time_in_a_debugger_is_none_of_a_commands(backend: DockerBackend, busybox_image: str) -> None:
+    profile = Profile(image=busybox_image).override({"buffer_sandboxes": 0}, "test")
+    with closing(Pool({"docker": backend})) as pool, pool.lease("docker", profile, holder="test") as lease:
+        slot = Slot(lease, 0)
+        process = slot.popen("sh", "-c", "read line", timeout=1)
+        pool.pause()
+        time.sleep(2.5)
+        pool.resume()
+        process.write("go on\n")
+        assert process.wait(PATIENCE) == 0
+        assert not lease.losses
 
 
 def test_trees_are_refused_with_who_can(backend: DockerBackend, busybox_image: str) -> None:

@@ -295,7 +295,7 @@ def test_debugger_stops_the_clocks(inner: Inner) -> None:
             assert sandbox.sh("echo 42").stdout == "43\\n"
         """,
     )
-    commands = "import time; time.sleep(3.5)\nc\nsandbox.sh('echo still here').stdout\nc\n"
+    commands = "import time; time.sleep(4.5)\nc\nsandbox.sh('echo still here').stdout\nc\n"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *inner.arguments("--pdb")],
         input=commands,

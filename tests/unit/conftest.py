@@ -20,6 +20,7 @@ from tests.unit.fake_agent import Line
 from tests.unit.fake_pool import FakePool
 from tests.unit.fake_port import FakePort
 from tests.unit.running_agent import Marked, RunningAgent, agent_port, running_agent
+from tests.waiting import DEADLINE
 
 # no deadline, because machines are busy; nothing kept, because a checkout may be somebody else's; no surprises in CI
 settings.register_profile("core", deadline=None, database=None, derandomize="CI" in os.environ)
@@ -52,6 +53,12 @@ def new_mark() -> Iterator[Callable[[], Marked]]:
 def mark(new_mark: Callable[[], Marked]) -> Marked:
     """Processes that sleep for this many seconds are the test's own."""
     return new_mark()
+
+
+@pytest.fixture
+def late_deadlines_are_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may notice a deadline so late that the sandbox would be given up."""
+    monkeypatch.setattr("pytest_sandboxes.commands.LATE", DEADLINE)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pytest_sandboxes.agent import wire
 from pytest_sandboxes.backends.docker.shell import scripts
 from pytest_sandboxes.backends.docker.shell.execs import Exec
 from pytest_sandboxes.backends.docker.shell.outputs import Output
-from pytest_sandboxes.backends.docker.shell.place import LossError, Place
+from pytest_sandboxes.backends.docker.shell.place import ENDED, LossError, Place
 from pytest_sandboxes.backends.docker.shell.tasks import Task
 
 _START_TIMEOUT = 30.0  # seconds from a request to a command that runs
@@ -67,7 +67,6 @@ class Job:
         self._input_ending = False
         self._head: bytearray | None = bytearray()  # what may not be output; None once it is known to be
         self._started: float | None = None
-        self._paused_before = 0.0
         self._oom_kills_before = 0
         self.failure: tuple[str, str] | None = None
         self.complaint = bytearray()
@@ -159,7 +158,7 @@ class Job:
                 if now > begun + _START_TIMEOUT:
                     raise LossError(f"a command has not started within {_START_TIMEOUT:.0f} s")
             elif not killed:
-                due = min(due, self._check_deadline(now))
+                due = min(due, now + self._check_deadline())
                 if self.to_kill:
                     killed = True
                     self._place.end_tree(self)
@@ -172,17 +171,17 @@ class Job:
                 if not reading:
                     process.look_soon()
             self._write(process)
-        self._ended = time.monotonic()
+        self._ended = self._place.now()
 
-    def _check_deadline(self, now: float) -> float:
-        """Have it killed at its deadline; return when that is."""
+    def _check_deadline(self) -> float:
+        """Have it killed at its deadline; return how many seconds are left at least."""
         if self.task.timeout is None or self._started is None:
-            return now + 1.0
-        deadline = self._started + self.task.timeout + self._place.paused_for() - self._paused_before
-        if now >= deadline:
+            return 1.0
+        left = self._started + self.task.timeout - self._place.now()
+        if left <= 0:
             self.timed_out = self.to_kill = True
-            self._late = now - deadline
-        return deadline
+            self._late = -left
+        return left
 
     def _wait(self, process: Exec, seconds: float, *, reading: bool) -> None:
         poll = select.poll()
@@ -202,7 +201,7 @@ class Job:
         for each in inbox:
             each()
         if self._abandoned:
-            raise LossError("the container has ended")
+            raise LossError(ENDED)
         self._flush()
 
     def _flush(self) -> None:
@@ -261,11 +260,10 @@ class Job:
             raise LossError("what is to start commands says something else")
         if word == b"started" and detail.isdigit() and len(detail) < 10:
             self.process = int(detail)
-            self._started = time.monotonic()
-            self._paused_before = self._place.paused_for()
+            self._started = self._place.now()
             self._place.send(wire.STARTED, self.number)
         else:
-            self._started = time.monotonic()
+            self._started = self._place.now()
             self._fail(line)
 
     def _fail(self, line: bytes) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 from pytest_sandboxes.agent.wire import ProtocolError
 from pytest_sandboxes.backends.docker.attached import Demultiplexer
+from pytest_sandboxes.backends.docker.shell.place import ENDED
 
 _LONGEST_LINE = 64
 _MOST_ORDERS = 1000  # under way: beats while nothing answers
@@ -44,6 +45,8 @@ class MainLoop:
                 if self._stream.send(line, socket.MSG_DONTWAIT) != len(line):
                     raise ConnectionError("it does not take its orders")
                 self._orders[number] = answer
+            except (BrokenPipeError, ConnectionResetError):  # seen here before it is seen where answers come
+                failure = ConnectionError(ENDED)
             except OSError as error:
                 failure = ConnectionError(str(error))
         if failure is not None:
@@ -74,4 +77,4 @@ class MainLoop:
             self._orders.clear()
         for answer in orders:
             if not answer.done():
-                answer.set_exception(ConnectionError("the container has ended"))
+                answer.set_exception(ConnectionError(ENDED))

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from pytest_sandboxes.backends.docker.shell.jobs import Job
 
 
+ENDED = "its container ended"
+"""What a sandbox was lost by."""
+
+
 class LossError(Exception):
     """The sandbox cannot go on; says why."""
 
@@ -29,5 +33,5 @@ class Place(Protocol):
     def oom_kills(self) -> int:
         """The kernel's kills at the memory limit so far, 0 if there is none. Raises `LossError` without an answer."""
 
-    def paused_for(self) -> float:
-        """Seconds for which the clocks have stood still so far."""
+    def now(self) -> float:
+        """Seconds by the clock of deadlines, which stands still while somebody debugs the test."""

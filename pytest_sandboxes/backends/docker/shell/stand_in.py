@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from pytest_sandboxes.agent import wire
+from pytest_sandboxes.agent.clock import Clock
 from pytest_sandboxes.backends.docker.bridge import close_in_forked_children
 from pytest_sandboxes.backends.docker.shell import tasks
 from pytest_sandboxes.backends.docker.shell.execs import Exec, ExecError
@@ -20,15 +21,15 @@ from pytest_sandboxes.backends.docker.shell.file_jobs import FileJob, ListJob
 from pytest_sandboxes.backends.docker.shell.jobs import Job, Popen
 from pytest_sandboxes.backends.docker.shell.listing import Listing
 from pytest_sandboxes.backends.docker.shell.main_loop import MainLoop
-from pytest_sandboxes.backends.docker.shell.place import LossError
+from pytest_sandboxes.backends.docker.shell.place import ENDED, LossError
 
 if TYPE_CHECKING:
     import docker
 
 _READ = 1 << 16
-_END_TIMEOUT = (
-    2.0  # seconds in which what has been killed has to be gone, on a machine that has other things to do
-)
+_END_TIMEOUT = 10.0
+"""Seconds in which what has been killed has to be gone: on a machine that has other things to do, behind the ends of
+all that ends at the same time."""
 _COUNT_TIMEOUT = 10.0  # seconds in which a count has come, after what else the main command is doing
 _LOOK_AGAIN = 0.005
 _SEND_TIMEOUT = 60.0  # seconds for the other end, which is a thread of this process
@@ -72,8 +73,7 @@ class StandIn:
         self._running: set[Job] = set()
         self._ending_all = False
         self._lost = False
-        self._paused_at: float | None = None
-        self._paused = 0.0
+        self._clock = Clock()
         self._workspace = b"/"
         self._variables: dict[bytes, bytes | None] = {}
         self.reason = ""
@@ -146,11 +146,10 @@ class StandIn:
         except ConnectionError as error:
             raise LossError(str(error)) from None
 
-    def paused_for(self) -> float:
-        """See `Place.paused_for`."""
+    def now(self) -> float:
+        """See `Place.now`."""
         with self._state:
-            since = self._paused_at
-            return self._paused + (0.0 if since is None else time.monotonic() - since)
+            return self._clock.now()
 
     # -- its thread
 
@@ -171,9 +170,12 @@ class StandIn:
                         for kind, number, content in frames.feed(data):
                             self._received(kind, number, content)
                     else:
-                        data = self._main.recv(_READ)
+                        try:
+                            data = self._main.recv(_READ)
+                        except ConnectionResetError:  # an order was still unread
+                            data = b""
                         if not data:
-                            self.reason = self.reason or "its container ended"
+                            self.reason = self.reason or ENDED
                             return
                         self._loop.feed(memoryview(data))
         except (OSError, wire.ProtocolError) as error:
@@ -194,8 +196,12 @@ class StandIn:
             self._request(number, wire.decode_dict(content))
         elif kind == wire.PING:
             self._loop.order("beat").add_done_callback(lambda done: self._pong(done, number))
-        elif kind in (wire.PAUSE, wire.RESUME):
-            self._pause(paused=kind == wire.PAUSE)
+        elif kind == wire.PAUSE:
+            with self._state:
+                self._clock.stop()
+        elif kind == wire.RESUME:
+            with self._state:
+                self._clock.go_on()
         else:
             with self._state:
                 job, _ = self._jobs.get(number, (None, None))
@@ -205,15 +211,6 @@ class StandIn:
     def _pong(self, answered: Future[int], number: int) -> None:
         if answered.exception() is None:
             self.send(wire.PONG, number)
-
-    def _pause(self, *, paused: bool) -> None:
-        with self._state:
-            now = time.monotonic()
-            if paused:
-                self._paused_at = self._paused_at or now
-            elif self._paused_at is not None:
-                self._paused += now - self._paused_at
-                self._paused_at = None
 
     def _steer(self, job: Job, kind: int, content: bytes) -> None:
         if kind == wire.STDIN:
