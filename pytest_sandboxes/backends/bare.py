@@ -6,7 +6,6 @@ import contextlib
 import shlex
 import socket
 import subprocess
-import tempfile
 from pathlib import Path
 
 from pytest_sandboxes.backends.base import AgentSetup, KeptSlot, Launched, SlotSetup
@@ -19,10 +18,9 @@ from pytest_sandboxes.backends.children import (
     reap,
     run_command,
 )
-from pytest_sandboxes.backends.ownership import Claim, remove_tree, sweep
+from pytest_sandboxes.backends.ownership import Claim, new_scratch, remove_tree
 from pytest_sandboxes.payload import bootstrap, payload
 
-SCRATCH_PREFIX = "pytest-sandboxes-"
 """Of the names of directories that belong to a process, see `ownership`."""
 
 
@@ -65,15 +63,10 @@ class Bare(Launched):
         return KeptSlot(f"cd {shlex.quote(str(workspace))}", end, lambda: run_command(end))
 
 
-def sweep_scratch() -> None:
-    """Remove what killed runs have left."""
-    sweep(Path(tempfile.gettempdir()), SCRATCH_PREFIX, remove_tree)
-
-
 def launch() -> Bare:
     """Start an agent without isolation. Raises OSError when there is no room for its directory."""
     interpreter = Interpreter.current()
-    scratch = Claim(Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX)))
+    scratch = new_scratch()
     folders = {name: str(scratch.path / name) for name in ("workspace", "home", "tmp")}
     no_environment: dict[str, str] = {}
     ours, theirs = socket.socketpair()

@@ -10,9 +10,10 @@ import os
 import secrets
 import time
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
-from pytest_sandboxes.backends.ownership import Claim, sweep
+from pytest_sandboxes.backends.ownership import Claim, claimed, sweep
 
 _PREFIX = "pytest-sandboxes-"
 _REMOVE_TIMEOUT = 2.0
@@ -42,12 +43,12 @@ class Limits:
 
 
 class Group:
-    """One sandbox's control groups: a directory per hierarchy."""
+    """One sandbox's control groups: a directory per hierarchy, by controller."""
 
-    def __init__(self, directories: dict[str, Path], *, unified: bool) -> None:
-        self._directories = directories
+    def __init__(self, claims: dict[str, Claim], *, unified: bool) -> None:
+        self._directories = {controller: claim.path for controller, claim in claims.items()}
         self._unified = unified
-        self._claims = [Claim(path) for path in set(directories.values())]
+        self._claims = set(claims.values())
 
     def limit(self, limits: Limits) -> None:
         """Set the limits. Raises OSError when the kernel refuses."""
@@ -96,20 +97,8 @@ class Group:
 
     def remove(self) -> None:
         """Remove the groups, whose processes have been killed; waits for the kernel to bury them."""
-        deadline = time.monotonic() + _REMOVE_TIMEOUT
-        for path in set(self._directories.values()):
-            while True:
-                try:
-                    path.rmdir()
-                except FileNotFoundError:
-                    pass
-                except OSError:
-                    if time.monotonic() < deadline:
-                        time.sleep(0.005)
-                        continue
-                break
         for claim in self._claims:
-            claim.release()
+            _remove(claim)
 
 
 class Groups:
@@ -126,16 +115,17 @@ class Groups:
 
     def make(self, limits: Limits) -> Group:
         """Make the groups of one sandbox. Raises OSError when the kernel refuses."""
-        name = _PREFIX + secrets.token_hex(8)
-        directories = {controller: self._parents[controller] / name for controller in limits.controllers()}
-        for path in set(directories.values()):
-            path.mkdir()
-        group = Group(directories, unified=self._unified)
-        try:
+        parents = {controller: self._parents[controller] for controller in limits.controllers()}
+        with contextlib.ExitStack() as undoing:
+            made = {}
+            for parent in set(parents.values()):
+                made[parent] = claimed(partial(_make_in, parent, _PREFIX))
+                undoing.callback(_remove, made[parent])
+            group = Group(
+                {controller: made[parent] for controller, parent in parents.items()}, unified=self._unified
+            )
             group.limit(limits)
-        except OSError:
-            group.remove()
-            raise
+            undoing.pop_all()
         return group
 
 
@@ -186,13 +176,33 @@ def _find_delegated(start: Path, top: Path) -> dict[str, Path]:
 
 
 def _can_make_in(group: Path) -> bool:
-    probe = group / f"{_PREFIX}probe-{secrets.token_hex(8)}"
     try:
-        probe.mkdir()
-        probe.rmdir()
+        _make_in(group, "probe-").rmdir()  # nothing that others sweep
     except OSError:
         return False
     return True
+
+
+def _make_in(parent: Path, prefix: str) -> Path:
+    path = parent / f"{prefix}{secrets.token_hex(8)}"
+    path.mkdir()
+    return path
+
+
+def _remove(claim: Claim) -> None:
+    """Remove a group whose processes have been killed."""
+    deadline = time.monotonic() + _REMOVE_TIMEOUT
+    while True:
+        try:
+            claim.path.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError:
+            if time.monotonic() < deadline:
+                time.sleep(0.005)
+                continue
+        break
+    claim.release()
 
 
 def _write_if_there(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from pytest_sandboxes.backends import bare, bubblewrap
 from pytest_sandboxes.backends.base import Backend, BackendOptions, Checked, Launched, Source, untold
 from pytest_sandboxes.backends.cgroups import Groups, Limits
 from pytest_sandboxes.backends.isolated import START_TIMEOUT, Launcher
+from pytest_sandboxes.backends.ownership import sweep_scratch
 from pytest_sandboxes.backends.promises import Promises
 from pytest_sandboxes.backends.staged_sources import StagedSource, StagedSources
 from pytest_sandboxes.errors import IsolationUnavailableError, SandboxStartError
@@ -176,7 +177,7 @@ class LocalBackend(Backend):
 
     def _launch_bare(self, _: Profile, source: StagedSource | None) -> Launched:
         if not self._swept:
-            bare.sweep_scratch()
+            sweep_scratch()
             self._swept = True
         try:
             launched = bare.launch()

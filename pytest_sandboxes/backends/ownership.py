@@ -10,23 +10,59 @@ import fcntl
 import itertools
 import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+_SCRATCH_PREFIX = "pytest-sandboxes-"
+
 
 class Claim:
-    """A directory of ours, until `release` or the end of this process."""
+    """A directory of ours, until `release` or the end of this process.
 
-    def __init__(self, path: Path) -> None:
+    Others may have a claim as well if it `is_shared` by all of them.
+    """
+
+    def __init__(self, path: Path, *, is_shared: bool = False) -> None:
         self.path = path
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Give the directory up, which is usually gone by now."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def claimed(make: Callable[[], Path], *, is_shared: bool = False) -> Claim:
+    """A directory that `make` makes, with a claim; another if a sweep has come between the two.
+
+    Raises what `make` does.
+    """
+    while True:
+        path = make()
+        try:
+            claim = Claim(path, is_shared=is_shared)
+        except (BlockingIOError, FileNotFoundError):
+            continue
+        if path.is_dir():  # a sweep whose claim ended just before ours has removed what ours is on
+            return claim
+        claim.release()
+
+
+def new_scratch(prefix: str = _SCRATCH_PREFIX, *, is_shared: bool = False) -> Claim:
+    """A new directory in the system's temporary one, with a claim. Raises OSError when there is no room for it."""
+    return claimed(lambda: Path(tempfile.mkdtemp(prefix=prefix)), is_shared=is_shared)
+
+
+def sweep_scratch(prefix: str = _SCRATCH_PREFIX) -> None:
+    """Remove what killed runs have left there."""
+    sweep(Path(tempfile.gettempdir()), prefix, remove_tree)
 
 
 def sweep(parent: Path, prefix: str, remove: Callable[[Path], None]) -> int:

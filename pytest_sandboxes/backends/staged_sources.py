@@ -10,10 +10,9 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_sandboxes.backends.bare import SCRATCH_PREFIX, sweep_scratch
 from pytest_sandboxes.backends.base import DEFAULT_DISK_MEGABYTES, BackendOptions, Progress
 from pytest_sandboxes.backends.once import Once
-from pytest_sandboxes.backends.ownership import Claim, remove_tree
+from pytest_sandboxes.backends.ownership import Claim, new_scratch, remove_tree, sweep_scratch
 from pytest_sandboxes.display import one_line
 from pytest_sandboxes.errors import ConfigurationError
 from pytest_sandboxes.profiles.profile import Profile
@@ -63,7 +62,7 @@ class StagedSources:
         with progress(f"copying {one_line(source)} for workspaces"):
             sweep_scratch()
             try:
-                claim = Claim(Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX)))
+                claim = new_scratch()
                 with self._lock:
                     self._claims.append(claim)
                 copy = claim.path / "source"

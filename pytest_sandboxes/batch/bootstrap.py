@@ -58,12 +58,12 @@ def main() -> int:
     finally:
         end_children()
         remove(place)
-        leave(work, claim)
+        os.close(claim)
+        remove_unclaimed(work)
 
 
-def leave(work: Path, claim: int) -> None:
-    """Give up a claim on the directory of a run, and remove it where that was the last one."""
-    os.close(claim)
+def remove_unclaimed(work: Path) -> None:
+    """Remove the directory of a run, unless somebody has a claim on it."""
     try:
         last = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import tempfile
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pytest_sandboxes.backends.ownership import remove_tree, sweep
+from pytest_sandboxes.backends.ownership import new_scratch, sweep_scratch
 from pytest_sandboxes.batch import bootstrap
 
 _PREFIX = "pytest-sandboxes-batch-"
@@ -23,13 +19,13 @@ class Workplace:
     """
 
     def __enter__(self) -> Self:
-        sweep(Path(tempfile.gettempdir()), _PREFIX, remove_tree)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        self._claim = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._claim, fcntl.LOCK_SH)
+        sweep_scratch(_PREFIX)
+        self._claim = new_scratch(_PREFIX, is_shared=True)
+        self.path = self._claim.path
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        bootstrap.leave(self.path, self._claim)
+        self._claim.release()
+        bootstrap.remove_unclaimed(self.path)

@@ -199,7 +199,7 @@ def test_groups_of_killed_runs_are_swept(machine: Machine) -> None:
 
 def test_a_group_is_claimed_until_it_is_removed(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
-    group = Group({"memory": tmp_path / "memory"}, unified=False)
+    group = Group({"memory": Claim(tmp_path / "memory")}, unified=False)
     with pytest.raises(BlockingIOError):
         Claim(tmp_path / "memory")
     group.remove()
@@ -209,7 +209,7 @@ def test_a_group_is_claimed_until_it_is_removed(tmp_path: Path) -> None:
 
 def test_a_group_that_cannot_be_removed_is_left_for_the_next_run(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "memory" / "busy").mkdir(parents=True)
-    Group({"memory": tmp_path / "memory"}, unified=False).remove()
+    Group({"memory": Claim(tmp_path / "memory")}, unified=False).remove()
     Claim(tmp_path / "memory").release()
 
 
@@ -238,12 +238,14 @@ def test_limits_that_the_kernel_refuses_leave_no_group(
 )
 def test_kills_are_counted(tmp_path: Path, unified: bool, name: str, text: str, count: int) -> None:
     (tmp_path / name).write_text(text)
-    assert Group({"memory": tmp_path}, unified=unified).oom_kills() == count
+    group = Group({"memory": Claim(tmp_path)}, unified=unified)
+    assert group.oom_kills() == count
 
 
 def test_without_a_memory_limit_nothing_is_killed_at_it(tmp_path: Path) -> None:
     (tmp_path / "memory.oom_control").write_text("oom_kill 3\n")
-    assert Group({"pids": tmp_path}, unified=False).oom_kills() == 0
+    group = Group({"pids": Claim(tmp_path)}, unified=False)
+    assert group.oom_kills() == 0
 
 
 # -- the real thing

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pytest_sandboxes.backends.ownership import Claim, remove_tree, sweep
+from pytest_sandboxes.backends.ownership import Claim, claimed, remove_tree, sweep
 
 PREFIX = "ours-"
 
@@ -133,3 +135,60 @@ def test_what_is_above_a_tree_is_not_touched(
         remove_tree(tmp_path / "top")
     monkeypatch.undo()
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
+
+
+class Sweeps:
+    """Makes directories, the first few of which are swept as soon as they are there, or as soon as they are open."""
+
+    def __init__(self, folder: Path, *steps: str) -> None:
+        self._folder = folder
+        self._steps = iter(steps)
+        self.made: list[Path] = []
+        self._sweeping: Claim | None = None
+
+    def make(self) -> Path:
+        self.end()
+        path = self._folder / f"ours-{len(self.made)}"
+        path.mkdir()
+        self.made.append(path)
+        step = next(self._steps, "")
+        if step == "swept":
+            sweep(self._folder, PREFIX, remove_tree)
+        elif step == "being swept":
+            self._sweeping = Claim(path)
+        return path
+
+    def end(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.release()
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_what_a_sweep_finds_before_it_is_claimed_is_made_anew(tmp_path: Path, is_shared: bool) -> None:
+    sweeps = Sweeps(tmp_path, "swept", "being swept")
+    claim = claimed(sweeps.make, is_shared=is_shared)
+    assert claim.path == sweeps.made[2]
+    assert sweep(tmp_path, PREFIX, remove_tree) == 1, "the one that was being swept"
+    assert remaining(tmp_path) == ["ours-2"]
+    claim.release()
+
+
+def test_what_a_sweep_removes_while_it_is_being_claimed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps = Sweeps(tmp_path)
+
+    def lock(fd: int, how: int, flock: Callable[[int, int], None] = fcntl.flock) -> None:
+        if len(sweeps.made) == 1:
+            sweeps.made[0].rmdir()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    claim = claimed(sweeps.make)
+    assert claim.path == sweeps.made[1]
+    claim.release()
+
+
+def test_what_cannot_be_made_is_not_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        claimed(Sweeps(tmp_path / "missing").make)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from pytest_sandboxes.backends.modal import programs
 from pytest_sandboxes.backends.modal.section import Recipe
 from pytest_sandboxes.backends.modal.service import Service
 from pytest_sandboxes.backends.once import Once
+from pytest_sandboxes.backends.ownership import new_scratch, remove_tree, sweep_scratch
 from pytest_sandboxes.backends.project_archive import archive
 from pytest_sandboxes.display import one_line, tail
 from pytest_sandboxes.errors import BackendUnavailableError, SandboxStartError
@@ -250,9 +250,13 @@ def _archived(files: ProjectFiles | None, mode: int) -> Iterator[Path | None]:
     if files is None:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="pytest-sandboxes-") as directory:
-        path = Path(directory) / "source.tar"
+    sweep_scratch()
+    with contextlib.ExitStack() as cleanup:
         try:
+            scratch = new_scratch()
+            cleanup.callback(scratch.release)
+            cleanup.callback(remove_tree, scratch.path)
+            path = scratch.path / "source.tar"
             with path.open("wb") as file:
                 file.writelines(archive(files, mode))
         except OSError as error:
