@@ -245,6 +245,10 @@ class Connection:
             size = self._stream.recv_into(self._inbox)
         except BlockingIOError:
             return
+        except (
+            ConnectionResetError
+        ):  # as a socket says it when something of ours was still unread at the other end
+            size = 0
         except OSError as error:
             self.lose(f"its stream broke: {error}")
             return
@@ -295,10 +299,10 @@ class Connection:
         if reason is not None:
             self.lose(reason)
             return
-        request.future.set_result(result)  # first, because who waits for the start looks here next
+        request.end_of_reading()  # before anybody is told of the end, and writes
+        request.future.set_result(result)
         if result.get("streams_open") is True and request.open_streams:
-            request.set_started()
-            request.end_of_reading()
+            request.set_started()  # after the result, for which who waits for the start looks next
         else:
             self._forget(request)
             request.finish(None)

@@ -216,7 +216,7 @@ class Pool(Machinery):
                         ) from None
                     with self._lock:
                         stuck = self._clock.now() - max(asked, self._last_progress(shelf))
-                        if self._paused or stuck < profile.acquire_timeout_s:
+                        if self._paused or stuck < _patience(profile):
                             continue
                         message = describe_wait(self._stock, shelf, waiter, stuck, self._cap_source)
                     raise AcquireTimeoutError(message) from None
@@ -357,6 +357,14 @@ class Pool(Machinery):
             )
             plan = self._decided(self._stock.park())
         self._carry_out(plan)
+
+
+def _patience(profile: Profile) -> float:
+    """Seconds without progress until a lease is given up.
+
+    Setup, which comes after a start and as its last part, may take as long by itself, and says what has gone wrong.
+    """
+    return profile.acquire_timeout_s * (2 if profile.setup else 1)
 
 
 def _record_early_loss(lease: Lease, slot: SandboxSlot) -> None:

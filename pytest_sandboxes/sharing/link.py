@@ -305,10 +305,10 @@ class Link:
             return
         port.oom += take(answer, "oom", int)
         result = take(answer, "answer", dict)
-        request.future.set_result(result)  # first, because who waits for the start looks here next
+        request.end_of_reading()  # before anybody is told of the end, and writes
+        request.future.set_result(result)
         if result.get("streams_open") is True and request.open_streams:
-            request.set_started()
-            request.end_of_reading()
+            request.set_started()  # after the result, for which who waits for the start looks next
         else:
             self._forget(request)
             request.finish(None)

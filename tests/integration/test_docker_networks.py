@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_sandboxes import ConfigurationError, SandboxStartError, Slot
+from pytest_sandboxes import ConfigurationError, SandboxStartError, Slot, get_backend
 from pytest_sandboxes.agent import routes
 from pytest_sandboxes.backends.base import BackendOptions
 from pytest_sandboxes.backends.docker import DockerBackend, description
@@ -236,6 +237,7 @@ asking = socket.socket(type=socket.SOCK_DGRAM)
 asking.settimeout(2)
 asking.setsockopt(1, 6, 1)
 asking.setsockopt(1, 25, b"eth0")
+asking.bind(("", {world.port ^ 1}))  # at the other port it would hear itself
 try:
     asking.sendto(b"?", ("255.255.255.255", {world.port}))
     print(asking.recv(100).decode())
@@ -335,3 +337,17 @@ def test_a_run_has_one_network_and_makes_another_when_somebody_removes_it(
     finally:
         backend.close()
     assert networks_of(engine, backend) == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"isolation": "sandbox"}, {"slots_per_sandbox": 2}])
+def test_proxies_of_the_docker_client_are_not_the_codes(
+    python_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    """The client's configuration has them, often with a password, for whatever it starts."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    proxies = {"default": {"httpProxy": "http://me:hunter2@proxy.example:1"}}
+    (tmp_path / "config.json").write_text(json.dumps({"proxies": proxies}))
+    with get_backend("docker").create_sandbox(image=python_image, **fields) as sandbox:
+        said = sandbox.sh("env; cat /proc/[0-9]*/environ 2>/dev/null || true").stdout
+    assert "PATH=" in said
+    assert "hunter2" not in said

@@ -70,7 +70,7 @@ class TestLocal:
                 {},
                 "setup of profile 'default': echo first; .* ended with return code 3; correct it. Its last lines:",
             ),
-            ("sleep 1000", {"acquire_timeout_s": 0.5}, "sleep 1000 was not done when setup had taken 0.5 s"),
+            ("sleep 1000", {"acquire_timeout_s": 2.0}, "sleep 1000 was not done when setup had taken 2 s"),
         ],
     )
     def test_a_failure_is_no_verdict(

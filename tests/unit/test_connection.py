@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 
 import pytest
 
@@ -98,6 +99,15 @@ def test_nobody_waits_to_write_to_what_has_ended(line: Line) -> None:
     line.agent.answer(number, {"streams_open": True})
     for future in (waiting, request.write(b"x")):
         assert isinstance(future.exception(DEADLINE), BrokenPipeError)
+
+
+@pytest.mark.parametrize("streams_open", [True, False])
+def test_whoever_hears_of_an_end_cannot_write_any_more(line: Line, streams_open: bool) -> None:
+    request = line.request("popen", {}, timeout=None, sinks=(Piped(), Piped()))
+    heard: Future[BaseException | None] = Future()
+    request.future.add_done_callback(lambda _: heard.set_result(request.write(b"x").exception(0)))
+    line.agent.answer(line.agent.receive_request()[0], {"streams_open": streams_open})
+    assert isinstance(heard.result(DEADLINE), BrokenPipeError)
 
 
 # -- credit

@@ -126,7 +126,7 @@ class Together(Parts):
     barrier = threading.Barrier(8)
 
     def content(self, name: str) -> bytes:
-        self.barrier.wait(10)
+        self.barrier.wait(DEADLINE)
         return name.encode()
 
 

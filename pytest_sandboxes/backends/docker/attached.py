@@ -42,6 +42,7 @@ def start_attached(
         entrypoint=list(entrypoint),
         stdin_open=True,
         detach=not ends_with_input,  # which is what the SDK calls it
+        use_config_proxy=False,  # which may have a password, and is for whoever trusts what runs in there
         stop_signal="SIGKILL",  # an agent has nothing to wind up, and ignores the others as any first process
         name=name,
         labels=dict(labels),

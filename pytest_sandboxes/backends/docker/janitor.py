@@ -27,7 +27,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pytest_sandboxes.backends.docker.engine import CALL_TIMEOUT, Engine
-from pytest_sandboxes.backends.docker.removal import remove
+from pytest_sandboxes.backends.docker.removal import remove, remove_volume
 from pytest_sandboxes.backends.owner import owner, process
 from pytest_sandboxes.errors import SandboxStartError
 
@@ -142,7 +142,7 @@ def remove_rest(engine: Engine, run: str) -> None:
             if any(_is_a_runs(name.lstrip("/"), container) for name in container["Names"] or ()):
                 remove(api, container["Id"])
         for volume in api.volumes(filters=ours)["Volumes"] or ():
-            _unless_in_use(api.remove_volume, volume["Name"], volume["Name"])
+            remove_volume(api, volume["Name"])
 
 
 def _is_a_runs(name: str, thing: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ LOST_PIPE = 97
 
 # When its agent has ended, it may be told to wait for another: by a file that only root can make.
 # The first writer is there for the agent to arrive meanwhile: it goes when the pipe has lost its name, which who has
-# arrived takes away. Nobody but root may open it before.
+# arrived takes away. The pipe gets that name when both its ends are open. Nobody but root may open it before.
 # Who is not root shares all with the code anyway, and has no other place than that for everybody.
 _PLACE = """life=$1
 [ -w / ] || life=/tmp$1
@@ -27,16 +27,17 @@ _PLACE = """life=$1
 _MAIN = f"""umask 077
 {_PLACE}patience=$2
 while :; do
-  mkfifo "$life" || exit 1
+  mkfifo "$life-new" || exit 1
   (
-    exec 9>"$life"
+    exec 9>"$life-new"
+    mv "$life-new" "$life"
     seconds=0
     while [ -p "$life" ] && [ "$seconds" -lt "$patience" ]; do
       sleep 1
       seconds=$((seconds + 1))
     done
   ) &
-  cat "$life" >/dev/null
+  cat "$life-new" >/dev/null
   rm -f "$life"
   read -r patience <"$life{_PARKED}" || exit 0
   rm "$life{_PARKED}"

@@ -128,6 +128,8 @@ class Inbox:
 
     def close(self, patience: float) -> None:
         """End what is under way, waiting at most so many seconds."""
+        self._threads.shutdown(
+            wait=False, cancel_futures=True
+        )  # first, or who is released takes what is next
         self._cancelled.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
         wait([each for each in self._under_way if not each.cancelled()], patience)
