@@ -12,12 +12,14 @@ import signal
 import statistics
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import docker
 import docker.errors
+import pytest
 
 from pytest_sandboxes.backends import owner
 from pytest_sandboxes.backends.docker import janitor
@@ -27,6 +29,7 @@ from tests.chaos import leftovers
 from tests.chaos.victims_of_kills import PATIENCE, start_victim
 from tests.engine import images
 from tests.engine.own import OwnEngine, own_engine
+from tests.waiting import wait_until
 
 POINTS = ("create_network", "create_container:2", "attach_socket:2", "start:2")
 """Where a run dies in the middle of a start; the first container is the one that shows that the machine can."""
@@ -74,7 +77,7 @@ def die_once(api: Any, image: str, number: int, when: float | str) -> Death:
     Raises AssertionError when anything outlives that.
     """
     marker = f"victim-{os.getpid()}-{number}"
-    with tempfile.TemporaryDirectory() as name:
+    with _user_of_our_own(marker), tempfile.TemporaryDirectory() as name:
         victim = start_victim(
             marker,
             Path(name),
@@ -95,11 +98,31 @@ def die_once(api: Any, image: str, number: int, when: float | str) -> Death:
             assert time.perf_counter() - began < PATIENCE, f"containers are left: {left}"
         containers_gone = time.perf_counter() - began
         victim.wait(PATIENCE)
-    death = Death(processes_gone, containers_gone, len(left), len(networks(api, process)))
-    sweep()
-    assert not containers(api, marker)
-    assert not networks(api, process)
+        death = Death(processes_gone, containers_gone, len(left), len(networks(api, process)))
+        sweep()
+        assert not left.keys() & containers(api, marker).keys()
+        # the Engine may still be about to carry out what the run had asked for when it died
+        wait_until(lambda: _sweep_leaves_nothing(api, marker, process), "that a sweep leaves nothing")
     return death
+
+
+@contextmanager
+def _user_of_our_own(name: str) -> Iterator[None]:
+    """Be a user of that name, with all processes that are started meanwhile.
+
+    Any other run would begin with removing what is left of ours, before it is counted.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOGNAME", name)
+        try:
+            yield
+        finally:
+            sweep()  # nobody else ever will
+
+
+def _sweep_leaves_nothing(api: Any, marker: str, process: str) -> bool:
+    sweep()
+    return not containers(api, marker) and not networks(api, process)
 
 
 def sweep() -> None:

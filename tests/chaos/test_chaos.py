@@ -91,15 +91,16 @@ def test_nothing_outlives_a_controller_whose_fork_holds_its_streams() -> None:
 
 
 def test_a_run_that_is_stopped_for_a_moment_loses_nothing() -> None:
+    marker = f"victim-{os.getpid()}-stopped"
     with get_backend("local").create_sandbox() as sandbox:
         process = sandbox.popen("cat")
         with tempfile.TemporaryDirectory() as name:
-            victim = start_victim("victim-stopped", Path(name))
+            victim = start_victim(marker, Path(name))
             victim.send_signal(signal.SIGSTOP)
             victim.send_signal(signal.SIGCONT)
-            assert leftovers.processes("victim-stopped")
+            assert leftovers.processes(marker)
             victim.kill()
-            leftovers.seconds_until_gone("victim-stopped", PATIENCE)
+            leftovers.seconds_until_gone(marker, PATIENCE)
             victim.wait(PATIENCE)
         process.write("still here\n")
         assert process.stdout.readline(timeout=60) == "still here\n"
@@ -149,7 +150,7 @@ def test_the_next_run_removes_the_control_groups_of_a_killed_one() -> None:
 
 
 def test_the_counter_sees_a_daemon() -> None:
-    marker = "victim-planted"
+    marker = f"victim-{os.getpid()}-daemon"
     with get_backend("local").create_sandbox(workdir=f"/{marker}") as sandbox:
         before = leftovers.processes(marker)
         process = sandbox.popen("python3", "-c", _DAEMON)

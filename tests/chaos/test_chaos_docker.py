@@ -35,7 +35,7 @@ def test_nothing_outlives_a_run_that_is_killed_in_the_middle_of_a_start(
 
 
 def test_the_counters_see(engine: Any, busybox_image: str) -> None:
-    marker = f"victim-planted-{os.getpid()}"
+    marker = f"victim-{os.getpid()}-planted"
     network = engine.api.create_network(marker, driver="bridge", labels={"pytest-sandboxes.process": marker})[
         "Id"
     ]

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,28 +59,26 @@ def serve(directory: Path, settings: Mapping[str, str] | None = None) -> Iterato
     sshd = find()
     if sshd is None:
         raise MachineError("no sshd is installed")
-    server = Server(_free_port(), directory)
-    _prepare(server, settings or {})
-    log = directory / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", sshd, "-D", "-e", "-f", str(directory / "sshd_config")],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        deadline = time.monotonic() + _START
-        while not _listens(server.port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise MachineError(
-                    f"sshd does not listen; it says:\n{tail(log.read_text('utf-8', 'replace'))}"
-                )
-            time.sleep(0.02)
-        yield server
-    finally:
-        process.terminate()
-        process.wait()
+    with ExitStack() as until_it_listens:
+        server = Server(until_it_listens.enter_context(_held_port()), directory)
+        _prepare(server, settings or {})
+        command = ["setpriv", "--pdeathsig", "KILL", sshd, "-D", "-e", "-f", str(directory / "sshd_config")]
+        log = directory / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + _START
+            while not _listens(server.port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise MachineError(
+                        f"sshd does not listen; it says:\n{tail(log.read_text('utf-8', 'replace'))}"
+                    )
+                time.sleep(0.02)
+            until_it_listens.close()
+            yield server
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def _prepare(server: Server, settings: Mapping[str, str]) -> None:
@@ -127,9 +125,14 @@ def _write(file: Path, settings: Mapping[str, str]) -> None:
     file.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+@contextmanager
+def _held_port() -> Iterator[int]:
+    """A port that nobody else is given meanwhile."""
+    with socket.socket() as holder:
+        # so that sshd, which sets that as well, can have the same; whoever asks for any port gets another
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

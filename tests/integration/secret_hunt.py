@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from tests.waiting import wait_until
+
 
 def hunt(value: str) -> list[str]:
     """Places that show `value`, on this machine and, where there is one, on the Docker Engine."""
@@ -14,11 +16,10 @@ def hunt(value: str) -> list[str]:
     # the search itself has to find what is there
     planted = subprocess.Popen(["sleep", "1000"], env={**os.environ, "PLANTED": value})
     try:
-        seen = _processes(wanted)
+        wait_until(lambda: f"/proc/{planted.pid}/environ" in _processes(wanted), "that the search finds it")
     finally:
         planted.kill()
         planted.wait()
-    assert f"/proc/{planted.pid}/environ" in seen
     return found
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import ROOT, Inner
+from tests.waiting import wait_until
 
 docker = pytest.importorskip("docker", reason="the docker SDK is not installed")
 
@@ -90,11 +91,12 @@ def busy_run(tmp_path: Path, engine: Any, python_image: str) -> Iterator[tuple[s
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + PATIENCE
-    while not (tmp_path / "ready").exists():
+
+    def is_busy() -> bool:
         assert run.poll() is None, "it ended by itself"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        return (tmp_path / "ready").exists()
+
+    wait_until(is_busy, "its command")
     yield run, marker
     run.kill()
     run.wait()

@@ -231,11 +231,11 @@ def test_a_build_that_stands_still_is_ended(
 ) -> None:
     (project / ".dockerignore").write_text("Dockerfile\n")
     Images(images._engine).build(made_of(project))  # so that no other step than the last takes any time
-    monkeypatch.setattr(building, "SILENCE", 3.0)
+    monkeypatch.setattr(building, "SILENCE", 10.0)
     dockerfile = project / "Dockerfile"
     dockerfile.write_text(f"{dockerfile.read_text()}RUN echo waiting; sleep 600\n")
     said = complaint(images, made_of(project))
-    assert "nothing has come for 3 s; see what its last step waits for" in said
+    assert "nothing has come for 10 s; see what its last step waits for" in said
     assert "| waiting" in said
     deadline = time.monotonic() + PATIENCE
     while left := engine.api.containers(all=True, filters={"label": f"{LABEL}={owner}"}):
@@ -276,7 +276,7 @@ def test_what_nobody_uses_is_removed(
         assert old not in left
         assert {used, renamed, theirs, new} <= left
     finally:
-        engine.api.remove_image(theirs)
+        engine.api.remove_image(theirs, force=True)
 
 
 def test_a_suite_on_an_image_of_its_own(inner: Inner, python_image: str, engine: Any) -> None:

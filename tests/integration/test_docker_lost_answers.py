@@ -23,7 +23,8 @@ def test_a_start_whose_answer_got_lost_is_made_up_for_and_nothing_is_left_of_it(
 ) -> None:
     address = engine.api.base_url
     socket_path = str(engine.api.get_adapter(address).socket_path)
-    monkeypatch.setattr(engine_module, "CALL_TIMEOUT", 5.0)
+    if silent:
+        monkeypatch.setattr(engine_module, "CALL_TIMEOUT", 15.0)
     profile = Profile().override({"image": python_image, "buffer_sandboxes": 0, "max_sandboxes": 1}, "test")
     with losing_proxy(tmp_path / "engine.sock", socket_path, silent=silent) as proxy:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine.sock")

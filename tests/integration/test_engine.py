@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 from tests.engine import daemon, images
 from tests.engine.machine import MachineError, locked, state_directory
 from tests.processes import carrying
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -271,10 +271,7 @@ def test_an_engine_is_started_gets_its_images_and_is_ended(engine: Any, elsewher
 
     assert elsewhere.processes()
     assert "has ended" in elsewhere.run("stop")
-    deadline = time.monotonic() + 10
-    while left := elsewhere.processes():
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+    wait_until(lambda: not elsewhere.processes(), "the end of what dockerd has started")
     assert "No dockerd runs that was started" in elsewhere.run("stop")
     assert engine.ping()
 

@@ -31,10 +31,8 @@ def test_a_command_that_does_not_end_is_killed_with_all_it_runs(monkeypatch: pyt
 
 
 INTERRUPTED = """
-import os, signal, threading
 from pytest_sandboxes.backends import children
-threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-children.run_command("sleep 0.2")
+children.run_command("sleep 0.1; kill -INT $PPID; sleep 0.1")
 """
 
 

@@ -12,6 +12,7 @@ from pytest_sandboxes.errors import (
     AcquireTimeoutError,
     ConfigurationError,
     PoolClosedError,
+    SandboxLostError,
     SandboxStartError,
 )
 from pytest_sandboxes.io_thread import IOThread
@@ -74,7 +75,7 @@ def test_what_is_just_starting_at_the_end_is_closed_and_what_is_in_the_queue_nev
     fake.pool.expect("fake", profile(min_sandboxes=20, max_sandboxes=20), 0)
     wait_until(lambda: fake.starts == 6)
     closing = threads.submit(fake.pool.close)
-    wait_until(lambda: fake.pool._closed)
+    wait_until(lambda: fake.pool._crew._closing)
     go.set()
     closing.result(DEADLINE)
     assert fake.starts == len(fake.sandboxes) == 6
@@ -134,7 +135,7 @@ def use_at_random(fake: FakePool, number: int) -> set[str]:
                 closed = any(sandbox.closed and not sandbox.died for sandbox in sandboxes_of(lease))
                 assert fake.pool._closed or not closed
             seen.add("leased")
-        except (AcquireTimeoutError, PoolClosedError) as error:
+        except (AcquireTimeoutError, PoolClosedError, SandboxLostError) as error:
             seen.add(type(error).__name__)
     return seen
 

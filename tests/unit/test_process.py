@@ -149,6 +149,7 @@ def test_a_wait_may_end_before_the_process_does(port: FakePort) -> None:
     process.kill()
 
 
+@pytest.mark.usefixtures("late_deadlines_are_no_loss")
 def test_a_deadline_of_its_own_is_an_exec_timeout(port: FakePort) -> None:
     process = popen(port, "sleep", "1000", timeout=0.05)
     for _ in range(2):
@@ -287,6 +288,7 @@ def test_an_async_start_that_is_cancelled_is_killed(line: Line) -> None:
     assert line.agent.receive(wire.KILL)[0] == number
 
 
+@pytest.mark.usefixtures("late_deadlines_are_no_loss")
 def test_async_deadlines_and_blocks(port: FakePort) -> None:
     async def main() -> None:
         with pytest.raises(ExecTimeoutError):

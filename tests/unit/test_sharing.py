@@ -212,6 +212,7 @@ def test_the_end_of_a_channel_gives_back_all_that_was_leased(controller: Control
         one.there.close()
         assert waiting.result(60).exec("true").success
     assert one.desk.holders_at_end == {"test_x"}
+    wait_until(lambda: len(slot._lease.losses) == 2)  # the end of a channel comes on a thread of its own
     assert {loss.reason.partition(": ")[2] for loss in slot._lease.losses} == {
         "the controller has gone away, or cut this worker off"
     }

@@ -60,7 +60,7 @@ def test_nothing_is_left_of_it(tmp_path: Path) -> None:
         with pytest.raises(LeaseClosedError):
             sandbox.exec("true")
         del process
-    wait_until(lambda: open_descriptors() == before, "the end of all descriptors")
+    wait_until(lambda: open_descriptors() <= before, "the end of all descriptors")
 
 
 def test_it_may_be_ended_twice(sandbox: StandaloneSandbox) -> None:
@@ -68,6 +68,7 @@ def test_it_may_be_ended_twice(sandbox: StandaloneSandbox) -> None:
     sandbox.terminate()
 
 
+@pytest.mark.usefixtures("late_deadlines_are_no_loss")
 def test_its_time_limit_is_that_of_its_commands() -> None:
     with (
         get_backend("local").create_sandbox(isolation="none", timeout=0.05) as sandbox,
@@ -136,7 +137,8 @@ def test_a_start_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr("subprocess.Popen", refuse)
     with pytest.raises(SandboxStartError, match="cannot start an agent: no more processes"):
         get_backend("local").create_sandbox(isolation="none")
-    assert (ours(), list(tmp_path.iterdir()), open_descriptors()) == (set(), [], before)
+    assert (ours(), list(tmp_path.iterdir())) == (set(), [])
+    assert open_descriptors() <= before
 
 
 def test_an_unknown_backend() -> None:

@@ -62,9 +62,9 @@ class Control(ControlClient):
         """Accept none of the access tokens that are out."""
         self.ask("revoke_tokens")
 
-    def limit_mutations(self, *, limited: bool = True) -> None:
-        """Take one mutation a second of each object, and no more."""
-        self.ask("limit_mutations", limited=limited)
+    def limit_mutations(self, seconds: float = 1.0) -> None:
+        """Take one mutation in so many seconds of each object, and no more; the service promises one a second."""
+        self.ask("limit_mutations", seconds=seconds)
 
     def pass_days(self, days: float) -> list[str]:
         """Delete what the buckets' lifecycle rules will have deleted in so many days; returns `bucket/object` of each."""

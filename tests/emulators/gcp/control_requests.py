@@ -28,7 +28,7 @@ class Requests(LogRequests):
 
     async def clear_faults(self) -> None:
         self._emulator.faults.clear()
-        self._emulator.store.limits_mutations = False
+        self._emulator.store.mutations_apart = None
         await self._emulator.allocation.release()
 
     async def plan_strike(self, **fields: Any) -> None:
@@ -47,8 +47,8 @@ class Requests(LogRequests):
     async def revoke_tokens(self) -> None:
         self._emulator.tokens.revoke()
 
-    async def limit_mutations(self, *, limited: bool) -> None:
-        self._emulator.store.limits_mutations = limited
+    async def limit_mutations(self, seconds: float) -> None:
+        self._emulator.store.mutations_apart = seconds
 
     async def pass_days(self, days: float) -> list[str]:
         return self._emulator.store.expire(days)

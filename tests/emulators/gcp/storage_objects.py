@@ -82,8 +82,8 @@ class Objects:
         stored = self._find(call, "storage.objects.delete")
         check_conditions(call.request.query, stored)
         bucket = self._store.buckets[stored.bucket]
-        if self._store.limits_mutations:
-            bucket.hold_back(stored.name)
+        if self._store.mutations_apart is not None:
+            bucket.hold_back(stored.name, self._store.mutations_apart)
         bucket.remove(stored.name)
         return Reply(status=204)
 

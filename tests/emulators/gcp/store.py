@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import bisect
 import hashlib
+import math
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,6 @@ from tests.emulators.gcp.states import now
 
 _DAY = 86_400
 _SOFT_DELETED_FOR = 7 * _DAY
-_MUTATIONS_APART = 1.0
-"""Seconds between mutations of one object that the service promises to take."""
 _WRITABLE = (
     "cacheControl",
     "contentDisposition",
@@ -165,10 +164,10 @@ class Bucket:
         if int(self.fields.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0)):
             self.soft_deleted.append(stored)
 
-    def hold_back(self, name: str) -> None:
-        """Raise 429 for a mutation that comes too soon after the last one of this object."""
-        last, self._mutated[name] = self._mutated.get(name, 0.0), time.monotonic()
-        if self._mutated[name] - last < _MUTATIONS_APART:
+    def hold_back(self, name: str, apart: float) -> None:
+        """Raise 429 for a mutation that comes less than so many seconds after the last one of this object."""
+        last, self._mutated[name] = self._mutated.get(name, -math.inf), time.monotonic()
+        if self._mutated[name] - last < apart:
             self._mutated[name] = last
             raise ServiceError(
                 429,
@@ -199,8 +198,8 @@ class Store:
 
     project: str
     buckets: dict[str, Bucket] = field(default_factory=dict)
-    limits_mutations: bool = False
-    """Whether an object takes one mutation a second, and no more."""
+    mutations_apart: float | None = None
+    """Seconds that an object has to be left alone between mutations; None where it takes any."""
     _generation: int = field(default_factory=lambda: time.time_ns() // 1000)
 
     def next_generation(self) -> int:
@@ -232,8 +231,8 @@ class Store:
                 raise ServiceError(
                     400, f"Provided {key} {said[key]!r} doesn't match calculated {key} {value!r}."
                 )
-        if self.limits_mutations:
-            bucket.hold_back(name)
+        if self.mutations_apart is not None:
+            bucket.hold_back(name, self.mutations_apart)
         bucket.put(stored)
         return stored
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,8 +147,5 @@ def test_nothing_stays(number: signal.Signals, engine: docker.DockerClient, busy
         assert len(of_job(engine, job.uid)) == 2
         emulator.send_signal(number)
         emulator.wait(60)
-    deadline = time.monotonic() + 20
-    while of_job(engine, job.uid):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not of_job(engine, job.uid), "the removal of all containers")
     assert not Path(said["control"]).parent.exists()

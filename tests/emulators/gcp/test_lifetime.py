@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.emulators.ends import opened, wait_for_the_end
 from tests.emulators.gcp.conftest import Service, batch_client, storage_client
 from tests.emulators.gcp.control import Control
 from tests.processes import carrying
@@ -65,29 +63,6 @@ def is_sleep(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep\0")
     return False
-
-
-def opened(pids: Iterable[int]) -> list[int]:
-    """A descriptor for each of those that are still there, which what has started the others need not be."""
-    descriptors = []
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            descriptors.append(os.pidfd_open(pid))
-    return descriptors
-
-
-def wait_for_the_end(uid: str, processes: list[int], directory: Path) -> None:
-    """Of all its processes, and of the directory of their emulator."""
-    for descriptor in processes:
-        try:
-            assert select.select([descriptor], [], [], 20)[0]
-        finally:
-            os.close(descriptor)
-    assert not carrying(uid, "environ")
-    deadline = time.monotonic() + 20
-    while directory.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, "input"])

@@ -101,6 +101,8 @@ class Desk:
                 await _send_all(stream, reply, lost=lost)
                 return
             message = await reply
+            if fault and fault.kind == "late_reply":
+                await asyncio.sleep(fault.delay)
             if lost:
                 await stream.cancel()
             else:
@@ -116,7 +118,8 @@ class Desk:
         fault = self._faults.take(name, sandbox)
         if fault:
             self._events.record("fault", kind=fault.kind, method=name, sandbox=sandbox)
-            await asyncio.sleep(fault.delay)
+            if fault.kind != "late_reply":
+                await asyncio.sleep(fault.delay)
             _raise(fault)
         self._guard(name, request, stream.metadata)
         return fault

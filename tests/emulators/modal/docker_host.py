@@ -20,7 +20,7 @@ from tests.emulators.modal.hosts import CannotStartError, Child, Command, Guest,
 
 _ENGINE = 60
 """Seconds for one answer of the Engine."""
-_RECORD = 10
+_RECORD = 60
 """Seconds from the start of a process until the Engine knows its id, and from its end until it knows its code."""
 _NEVER_STARTED = (126, 127)
 _DEBIAN_SLIM = re.compile(r"FROM python:[\d.]+-slim-\w+")

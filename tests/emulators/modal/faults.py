@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
-Kind = Literal["unavailable", "throttled", "expired_token", "lost_request", "lost_reply", "slow"]
+Kind = Literal[
+    "unavailable", "throttled", "expired_token", "lost_request", "lost_reply", "late_reply", "slow"
+]
 LieAboutOutput = Literal[
     "repeated", "swapped", "skipped", "cut", "giant", "flood", "silent", "trickle", "ended", "restarted"
 ]
@@ -27,7 +29,7 @@ class Fault:
 
     `unavailable`, `throttled` and `expired_token` are answers instead of the one asked for, and nothing is done.
     `lost_request` resets the stream before anything is done, `lost_reply` after all is done: the client cannot tell
-    them apart. `slow` is answered as ever, after `delay` seconds.
+    them apart. `late_reply` is done at once and answered after `delay` seconds, `slow` is done after them.
 
     The others are lies: for those about `OUTPUT` see `tests.emulators.modal.lies`. Input that is `swallowed` is taken,
     and reaches nobody. A start that is `elsewhere` is one in another sandbox. Access with `others_token` is to another
@@ -38,7 +40,7 @@ class Fault:
     skip: int = 0
     """How many calls pass before the first that is hit."""
     delay: float = 0.0
-    """Seconds that a call waits before anything else happens to it."""
+    """Seconds that a call waits, before anything else happens to it but for a `late_reply`."""
     retry_after: float | None = None
     """Seconds after which a throttled client is told to come back; None tells it nothing, and it gives up."""
     sandbox: str = ""

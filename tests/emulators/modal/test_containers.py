@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from tests.emulators.modal.conftest import Service, Start, connect
 from tests.emulators.modal.control import Control
 from tests.emulators.modal.test_execs import AT_THE_DEADLINE
 from tests.emulators.modal.test_lifetime import LEAVE_DAEMON, emulator_apart
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     import docker
@@ -26,7 +26,7 @@ class Traces:
     def __init__(self, engine: docker.DockerClient, sandbox: modal.Sandbox) -> None:
         self._engine = engine
         of_emulators = {"label": "pytest-sandboxes.modal-emulator"}
-        for each in engine.containers.list(filters=of_emulators):
+        for each in engine.containers.list(filters=of_emulators, ignore_removed=True):
             if f"MODAL_SANDBOX_ID={sandbox.object_id}" in each.attrs["Config"]["Env"]:
                 label = each.labels["pytest-sandboxes.modal-emulator"]
                 self._filters = {"label": f"pytest-sandboxes.modal-emulator={label}"}
@@ -124,7 +124,4 @@ def test_nothing_stays(
         assert len(traces.find()) > 6
         process.send_signal(number)
         process.wait(30)
-    deadline = time.monotonic() + 20
-    while traces.find():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not traces.find(), "the removal of all that was made on the Engine")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.emulators.ends import opened, wait_for_the_end
 from tests.emulators.modal.conftest import Service, connect
 from tests.emulators.modal.control import Control
-from tests.processes import carrying
 
 if TYPE_CHECKING:
     import modal
@@ -61,7 +60,7 @@ def test_when_terminated(service: Service) -> None:
 def test_at_its_timeout(service: Service) -> None:
     from modal.exception import SandboxTimeoutError
 
-    sandbox = begin_sandbox_with_daemon(service, timeout=5)
+    sandbox = begin_sandbox_with_daemon(service, timeout=10)
     with pytest.raises(SandboxTimeoutError):
         sandbox.wait()
     assert end_of(service, sandbox) == "its timeout has passed"
@@ -132,13 +131,10 @@ def test_an_emulator_on_its_own(
             app = modal.App.lookup("tests", create_if_missing=True, client=client)
             service = Service(control, client, app)
             sandbox = begin_sandbox_with_daemon(service)
-            inside = [os.pidfd_open(pid) for pid in service.processes(sandbox)]
+            inside = opened(service.processes(sandbox))
         process.send_signal(number)
         process.wait(30)
-    for descriptor in inside:  # a process that has ended can be read for ever
-        wait_for_end(descriptor)
-    assert not carrying(sandbox.object_id, "environ")
-    wait_for_removal(control.path.parent)
+    wait_for_the_end(sandbox.object_id, inside, control.path.parent)
     names = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     if number == signal.SIGKILL:
         assert "sandbox_created" in names
@@ -146,21 +142,3 @@ def test_an_emulator_on_its_own(
     else:
         assert names[-2:] == ["sandbox_ended", "emulator_ended"]
     assert process.returncode == (-number if number == signal.SIGKILL else 0)
-
-
-def wait_for_end(descriptor: int, patience: float = 10) -> None:
-    import select
-
-    try:
-        assert select.select([descriptor], [], [], patience)[0]
-    finally:
-        os.close(descriptor)
-
-
-def wait_for_removal(directory: Path, patience: float = 10) -> None:
-    import time
-
-    deadline = time.monotonic() + patience
-    while directory.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

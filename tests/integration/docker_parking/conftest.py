@@ -107,8 +107,8 @@ def place(
     inner: Inner, engine: Any, python_image: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Place]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    owner = f"test{os.getpid()}x{next(NUMBERS)}@here"  # else what tests beside this one park would be removed
-    monkeypatch.setattr(janitor, "owner", lambda: owner)
+    # an owner of its own, for the runs that it starts as well: else tests beside it and this one remove each other's
+    monkeypatch.setenv("LOGNAME", f"test{os.getpid()}x{next(NUMBERS)}")
     made = Place(inner, engine.api, python_image)
     yield made
     made.remove()

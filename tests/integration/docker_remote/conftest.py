@@ -16,6 +16,7 @@ import pytest
 
 from pytest_sandboxes.backends.docker.engine import Engine
 from pytest_sandboxes.errors import BackendUnavailableError
+from tests.processes import carrying
 from tests.threads import live_threads
 
 if TYPE_CHECKING:
@@ -29,10 +30,14 @@ class Remote:
     environment: Mapping[str, str]
     engine: Any
     """A client that goes there another way."""
-    mark: str
-    """What is in the command line of each process that carries a connection, and of no other."""
+    mark: str | None
+    """What is in the command line of each process that carries a connection, and of no other; None if none does."""
     context: list[str] = field(default_factory=list)
     """Arguments of `docker context create`."""
+
+    def carriers(self) -> set[int]:
+        """The processes that carry connections."""
+        return set() if self.mark is None else carrying(self.mark, "cmdline")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +90,7 @@ def by_tls(tls_server: tls.Server) -> Iterator[Remote]:
     }
     with closing(tls_server.client()) as client:
         files = [f"{name}={certificates / name}.pem" for name in ("ca", "cert", "key")]
-        yield Remote(environment, client, "no process", [f"host={tls_server.address}", *files])
+        yield Remote(environment, client, None, [f"host={tls_server.address}", *files])
 
 
 @pytest.fixture(params=["by_ssh", "by_tls"])

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,6 @@ from pytest_sandboxes.backends.docker import building
 from tests.integration.conftest import ROOT, Inner
 from tests.integration.docker_remote.conftest import Remote, complaint
 from tests.integration.test_docker import PATIENCE, containers, wait_until_gone
-from tests.processes import carrying
 from tests.threads import live_threads
 from tests.waiting import wait_until
 
@@ -62,7 +60,7 @@ def test_tests_run_there_as_here(remote: Remote, inner: Inner, python_image: str
     run = inner.run("--sandbox-backend=docker")
     assert run.counts == {"passed": 2}, run.stdout
     assert not live_threads() - before
-    assert not carrying(remote.mark, "cmdline")
+    assert not remote.carriers()
 
 
 @pytest.fixture
@@ -84,11 +82,12 @@ def busy_run(
         start_new_session=True,
     )
     ready = tmp_path / "ready"
-    deadline = time.monotonic() + PATIENCE
-    while not (ready.exists() and ready.read_text()):
+
+    def is_busy() -> bool:
         assert run.poll() is None, "it ended by itself"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        return ready.exists() and ready.read_text() != ""
+
+    wait_until(is_busy, "its command")
     yield run, marker
     run.kill()
     run.wait()
@@ -104,8 +103,8 @@ def test_nothing_outlives_its_run(
 ) -> None:
     run, marker = busy_run
     assert containers(remote.engine, marker), "the counter sees nothing"
-    if remote.mark != "no process":
-        wait_until(lambda: carrying(remote.mark, "cmdline"), "a process of its own")
+    if remote.mark is not None:
+        wait_until(remote.carriers, "a process of its own")
     run.send_signal(number)
     begin = time.monotonic()
     wait_until_gone(remote.engine, marker)
@@ -113,32 +112,28 @@ def test_nothing_outlives_its_run(
     if number == signal.SIGINT:
         run.wait(PATIENCE)
     deadline = time.monotonic() + PATIENCE
-    while left := carrying(remote.mark, "cmdline"):
+    while left := remote.carriers():
         assert time.monotonic() < deadline, left
         time.sleep(0.02)
 
 
-def test_images_are_built_there_as_here(remote: Remote, inner: Inner, python_image: str) -> None:
+def test_images_are_built_there_as_here(
+    remote: Remote, inner: Inner, python_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = f"test-{os.getpid()}-{time.monotonic_ns()}"  # tests beside this one build images there as well
+    monkeypatch.setattr(building, "owner", lambda: owner)
     inner.write("image/Dockerfile", f"FROM {python_image}\nCOPY unique /unique\n")
     inner.write("image/unique", f"{time.monotonic_ns()}\n" * 100_000)
     inner.write("sandboxes.yaml", "profiles: {default: {docker: {context: image}}}\n")
     inner.write("test_it.py", "def test_it(sandbox):\n    assert sandbox.sh('cat /unique').success\n")
-    before = _names(remote.engine)
     for expected in (2, 0):
         run = inner.run("--sandbox-backend=docker")
         assert run.counts == {"passed": 1}, run.stdout
         assert run.stdout.count("building image from image/Dockerfile") == expected, run.stdout
-    (made,) = _names(remote.engine) - before
-    remote.engine.api.remove_image(made)
-
-
-def _names(engine: Any) -> set[str]:
-    return {
-        name
-        for image in engine.api.images()
-        for name in image["RepoTags"] or ()
-        if name.startswith(building.REPOSITORY)
-    }
+    (made,) = remote.engine.api.images(filters={"label": f"{building._OWNER}={owner}"})
+    (name,) = made["RepoTags"]
+    assert name.startswith(f"{building.REPOSITORY}:")
+    remote.engine.api.remove_image(name)
 
 
 def test_an_interrupted_connection_loses_the_sandbox_and_nothing_else(

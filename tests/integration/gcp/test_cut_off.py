@@ -19,7 +19,7 @@ from pytest_sandboxes.profiles.profile import Profile
 from tests.integration.gcp.conftest import GcpProject, ended
 from tests.waiting import DEADLINE, wait_until
 
-TTL = 3.0
+TTL = 8.0
 SHARD = """
 import pathlib, sys, time
 folder = pathlib.Path({folder!r})

@@ -21,7 +21,7 @@ from pytest_sandboxes.profiles.profile import Profile
 from tests.integration.gcp.conftest import GcpProject
 from tests.waiting import wait_until
 
-TTL = 6.0
+TTL = 12.0
 Begin = Callable[[], Lease]
 
 

@@ -121,7 +121,7 @@ def test_a_suite_without_tests_asks_nobody_for_anything(here: GcpProject) -> Non
 
 
 def test_a_job_that_gets_no_vm_is_given_up(gcp: GcpProject) -> None:
-    gcp.configure(start_timeout=2)
+    gcp.configure(start_timeout=10)
     gcp.project.write("test_it.py", PLAIN)
     gcp.control.withhold_machines("quota")
     with gcp.begin() as process:
@@ -130,7 +130,7 @@ def test_a_job_that_gets_no_vm_is_given_up(gcp: GcpProject) -> None:
         output = ended(process)
     assert process.returncode == 4, output
     assert "ERROR: backend gcp: job pytest-sandboxes-" in output
-    assert " got no VM within 2 s (stockout: VM in Managed Instance Group meets error: " in output
+    assert " got no VM within 10 s (stockout: VM in Managed Instance Group meets error: " in output
     assert "sandboxes: quota: VM in Managed Instance Group meets error: " in output
     assert gcp.finished(output) == {}
 

@@ -64,9 +64,12 @@ def test_a_creation_that_takes_too_long_is_found_by_its_name(
     emulator: Control, ready: Ready, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, profile = ready
-    emulator.inject("SandboxCreateV2", "lost_reply", times=None)
-    monkeypatch.setattr(sandboxes, "CREATION_TIMEOUT", 1.5)
+    emulator.inject("SandboxCreateV2", "late_reply", delay=1000)
+    monkeypatch.setattr(sandboxes, "CREATION_TIMEOUT", 5.0)
+    begun = time.monotonic()
     launched = made.launch(profile)
+    assert time.monotonic() - begun >= 5
+    assert len(emulator.events("fault")) == 1
     assert len(emulator.events("sandbox_created")) == 2
     launched.stream.close()
     launched.end()
@@ -244,7 +247,8 @@ def test_a_token_that_expires_in_mid_run(emulator: Control, ready: Ready) -> Non
         made.launch(profile)
 
 
-def test_a_sandbox_that_is_preempted(emulator: Control) -> None:
+def test_a_sandbox_that_is_preempted(emulator: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandboxes, "_REASON_TIMEOUT", 60.0)
     with slot() as leased:
         sleeping = leased.popen("sleep", "3600")
         emulator.kill(emulator.running()[0])
@@ -252,7 +256,8 @@ def test_a_sandbox_that_is_preempted(emulator: Control) -> None:
             sleeping.wait(60)
 
 
-def test_a_sandbox_at_its_timeout(emulator: Control) -> None:
+def test_a_sandbox_at_its_timeout(emulator: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandboxes, "_REASON_TIMEOUT", 60.0)
     with slot(max_lifetime=3600) as leased:
         sleeping = leased.popen("sleep", "3600")
         emulator.expire(emulator.running()[0])
@@ -354,6 +359,7 @@ def test_verdicts_are_the_codes(emulator: Control, inner: Inner, monkeypatch: py
     emulator.inject("SandboxCreateV2", "throttled", skip=4)
     emulator.inject("TaskExecStart", "lost_reply", skip=3)
     monkeypatch.setattr(sandboxes, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(sandboxes, "_REASON_TIMEOUT", 60.0)
     run = inner.run("--sandbox-backend=modal")
     assert run.verdicts == {
         "test_right": "passed",

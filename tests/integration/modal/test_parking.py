@@ -100,7 +100,7 @@ def test_the_next_run_takes_over_what_is_clean(place: Place) -> None:
 
 
 def test_it_ends_by_itself_when_its_time_is_up(place: Place) -> None:
-    place.run("--sandbox-keep=1")
+    place.run("--sandbox-keep=5")
     sandbox = next(iter(Records().list().values())).sandbox
     (ended,) = place.emulator.wait("sandbox_ended", sandbox=sandbox)
     assert ended["cause"] == "its main command has ended"
@@ -190,7 +190,7 @@ def test_what_a_killed_run_was_about_to_park_ends_or_is_found(place: Place, at: 
         import pytest_sandboxes.sandbox
         from pytest_sandboxes.backends import modal
         if "KILLED_AT" in os.environ:
-            pytest_sandboxes.sandbox.HEARTBEAT_DEADLINE = 3.0
+            pytest_sandboxes.sandbox.HEARTBEAT_DEADLINE = 6.0
             patch = pytest.MonkeyPatch()
             patch.setattr(os.environ["KILLED_AT"], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         """,

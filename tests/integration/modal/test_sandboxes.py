@@ -133,7 +133,7 @@ CONTROLLER = """
 import sys, threading
 import pytest_sandboxes.sandbox
 from tests.integration.modal.conftest import slot
-pytest_sandboxes.sandbox.HEARTBEAT_DEADLINE = 2.0
+pytest_sandboxes.sandbox.HEARTBEAT_DEADLINE = 6.0
 with slot() as leased:
     leased.popen("sleep", "1000", env={"MARK": sys.argv[1]})
     print("ready", flush=True)
