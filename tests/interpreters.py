@@ -15,6 +15,7 @@ PREFIX = Path(os.path.realpath(sys.base_prefix))
 _NOT_NEEDED = shutil.ignore_patterns(
     *("site-packages", "test", "idlelib", "tkinter", "turtledemo", "lib2to3", "pydoc_data", "config-*"),
     *("*.a", "*.opt-?.pyc"),
+    "*.pyc.*",  # what another process writes, which has its name only once it is complete
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -22,6 +24,12 @@ def eventually(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.005)
+
+
+def waits(thread: threading.Thread) -> bool:
+    """Whether it waits for something that another thread does, such as hear of an answer."""
+    assert thread.ident is not None
+    return sys._current_frames()[thread.ident].f_code is threading.Condition.wait.__code__
 
 
 def python(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -10,6 +11,9 @@ from pytest_sandboxes import ExecResult, ExecTimeoutError, Slot
 from tests.conformance.capabilities import Capability
 from tests.conformance.helpers import DAEMON, GENEROUS, SlotFactory, eventually, python, start
 from tests.conformance.leftovers import Leftovers
+
+_BURIAL = 2.0
+"""Seconds for which an agent waits for the end of what it has killed: without a processor, the kernel needs more."""
 
 
 def test_threads_on_one_slot(sandbox: Slot) -> None:
@@ -42,7 +46,7 @@ def test_a_long_exec_does_not_delay_others(sandbox: Slot) -> None:
 def test_a_timeout_hits_only_its_own(sandbox: Slot, leftovers: Leftovers) -> None:
     process = sandbox.popen("sh", "-c", "setsid sleep 1000 & echo up; read x; echo alive", env=leftovers.env)
     assert process.stdout.readline(GENEROUS) == "up\n"
-    leftovers.appear(2)
+    leftovers.settle("sh", "sleep")
     with ThreadPoolExecutor() as pool:
         survivor = pool.submit(sandbox.sh, "while [ ! -e stop ]; do sleep 0.01; done; echo finished")
         doomed = [
@@ -71,7 +75,7 @@ def test_an_exec_takes_its_daemons_and_not_those_of_a_popen(sandbox: Slot, popen
         ours.appear(2)
         if not popen_first:
             start(sandbox, popen_code, env=theirs.env, until="daemon")
-        theirs.appear(2)
+        theirs.settle("sleep", "sleep")
         sandbox.write_text("stop", "")
         assert command.result(GENEROUS).stdout == "daemon\n"
     assert ours.count() == 0
@@ -82,7 +86,9 @@ def test_an_exec_takes_its_daemons_and_not_those_of_a_popen(sandbox: Slot, popen
 
 @pytest.mark.needs(Capability.PYTHON)
 @pytest.mark.parametrize("neighbour", ["none", "popen", "exec"])
-def test_not_even_a_dying_process_is_left_of_an_exec(sandbox: Slot, neighbour: str) -> None:
+def test_not_even_a_dying_process_is_left_of_an_exec(
+    sandbox: Slot, leftovers: Leftovers, neighbour: str
+) -> None:
     # one with much memory takes its time, and holds its ports and locks until then
     daemon = """
         import mmap, os, time
@@ -105,29 +111,34 @@ def test_not_even_a_dying_process_is_left_of_an_exec(sandbox: Slot, neighbour: s
             pool.submit(sandbox.sh, "touch up; while [ ! -e stop ]; do sleep 0.01; done")
             eventually(lambda: "up" in [entry.path for entry in sandbox.list_files()], "the other exec")
         for _ in range(5):
-            child = int(python(sandbox, daemon).stdout)
-            assert not sandbox.exec("test", "-e", f"/proc/{child}").success
+            began = time.monotonic()
+            child = int(python(sandbox, daemon, env=leftovers.env).stdout)
+            was_waited_for = time.monotonic() - began >= _BURIAL
+            assert leftovers.count() == 0
+            state = sandbox.sh(f"cut -d ' ' -f 3 /proc/{child}/stat").stdout.strip()
+            assert not state or (was_waited_for and state not in "ZX")
         sandbox.write_text("stop", "")
 
 
 @pytest.mark.needs(Capability.DAEMONS)
 def test_an_exec_among_others_takes_its_daemons(sandbox: Slot) -> None:
     marks = [Leftovers() for _ in range(4)]
+    daemon = "sleep 1000"
     with ThreadPoolExecutor() as pool:
         commands: list[Future[ExecResult]] = []
         for number, mark in enumerate(marks):
             code = f"{DAEMON}; while [ ! -e {number} ]; do sleep 0.01; done"
             commands.append(pool.submit(sandbox.sh, code, env=mark.env))
-            mark.appear(2)
+            eventually(lambda mark=mark: daemon in mark.commands(), "the daemon")  # type: ignore[misc]
         # out of order: the first one runs without a supervisor, the others with
         for number in (2, 0, 3, 1):
             sandbox.write_text(str(number), "")
             assert commands[number].result(GENEROUS).success
             assert marks[number].count() == 0
             running = [
-                mark.count() for mark, command in zip(marks, commands, strict=True) if not command.done()
+                mark.commands() for mark, command in zip(marks, commands, strict=True) if not command.done()
             ]
-            assert all(count >= 2 for count in running), running
+            assert all(daemon in each and len(each) >= 2 for each in running), running
 
 
 def test_slots_of_one_lease_are_apart(sandbox_factory: SlotFactory, promised: frozenset[Capability]) -> None:
@@ -138,4 +149,5 @@ def test_slots_of_one_lease_are_apart(sandbox_factory: SlotFactory, promised: fr
         second.write_text("file", "second")
         assert first.read_text("file") == "first"
         assert second.exec("cat", "file").stdout == "second"
-        assert (first.name != second.name) is (Capability.OWN_SANDBOX in promised)
+        # where a sandbox has several, these may be the last one of a sandbox and the first one of another
+        assert first.name != second.name or Capability.OWN_SANDBOX not in promised

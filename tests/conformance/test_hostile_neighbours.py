@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 
 import pytest
 
 from pytest_sandboxes import ExecTimeoutError, Slot
 from tests.conformance.attacks import SYSTEM_CALLS
 from tests.conformance.capabilities import Capability
-from tests.conformance.helpers import DAEMON, GENEROUS, python, start, start_python
+from tests.conformance.helpers import DAEMON, GENEROUS, SlotFactory, python, start, start_python
 from tests.conformance.leftovers import Leftovers
 
-pytestmark = [pytest.mark.needs(Capability.ISOLATION, Capability.PYTHON), pytest.mark.sandbox(slots=2)]
+pytestmark = pytest.mark.needs(Capability.ISOLATION, Capability.PYTHON)
 
 Pair = tuple[Slot, Slot]
 _OPEN_ALL = 'chmod 777 . .. "$HOME" "$TMPDIR" 2>/dev/null; true'
@@ -21,16 +23,27 @@ _OPEN_ALL = 'chmod 777 . .. "$HOME" "$TMPDIR" 2>/dev/null; true'
 
 
 @pytest.fixture
-def victim(sandbox: Pair) -> Slot:
-    """The one that is attacked."""
-    return sandbox[0]
+def pair(sandbox_factory: SlotFactory, promised: frozenset[Capability]) -> Iterator[Pair]:
+    """Two slots of one lease, as near to each other as they get."""
+    has_neighbours = Capability.OWN_SANDBOX not in promised
+    # the first may be the last one of a sandbox that others are in: the other two are in the next then
+    with sandbox_factory(slots=3 if has_neighbours else 2) as slots:
+        assert isinstance(slots, tuple)
+        pairs = [pair for pair in combinations(slots, 2) if (pair[0].name == pair[1].name) is has_neighbours]
+        assert pairs
+        yield pairs[0]
 
 
 @pytest.fixture
-def attacker(sandbox: Pair, promised: frozenset[Capability]) -> Slot:
+def victim(pair: Pair) -> Slot:
+    """The one that is attacked."""
+    return pair[0]
+
+
+@pytest.fixture
+def attacker(pair: Pair) -> Slot:
     """The one that attacks."""
-    assert (sandbox[0].name == sandbox[1].name) is (Capability.OWN_SANDBOX not in promised)
-    return sandbox[1]
+    return pair[1]
 
 
 def attack(slot: Slot, code: str, *arguments: str) -> str:
@@ -264,6 +277,15 @@ for folder in range(250):  # nearly as many files as a disk of the usual size ma
 
 # -- resets
 
+_OBJECTS_OF = """
+import sys
+for kind in ("shm", "sem", "msg"):
+    names, *rows = map(str.split, open(f"/proc/sysvipc/{kind}"))
+    for row in rows:
+        if sys.argv[1] in (row[names.index("uid")], row[names.index("cuid")]):
+            print(kind, row)
+"""
+
 
 def test_a_reset_takes_what_is_its_own_and_leaves_the_neighbours(victim: Slot, attacker: Slot) -> None:
     victim.sh(
@@ -271,16 +293,17 @@ def test_a_reset_takes_what_is_its_own_and_leaves_the_neighbours(victim: Slot, a
     )
     ids = attack(victim, _OBJECTS).split()[:3]
     living = start(victim, "echo ready; read line; echo alive", until="ready")
-    attacker.sh("echo x > left; mkdir -p /tmp/deep/er; echo x > /tmp/deep/er/file; echo x > /dev/shm/left")
+    user = attacker.sh("id -u").stdout.strip()
+    find = f"find /tmp /var/tmp /dev/shm /dev/mqueue -mindepth 1 -user {user} | sort"
+    fresh = attacker.sh(find).stdout
+    attacker.sh("echo x > left; mkdir -p /tmp/deep/er; echo x > /tmp/deep/er/file; echo x > /dev/shm/beside")
     attack(attacker, _OBJECTS.replace("4711", "4712").replace("/mine", "/theirs"))
+    assert {"/tmp/deep/er/file", "/dev/shm/beside"} <= set(attacker.sh(find).stdout.splitlines())
+    assert len(attack(attacker, _OBJECTS_OF, user).splitlines()) == 3
     attacker.reset()
     assert attacker.sh('ls -A .; ls -A "$HOME"').stdout == ""
-    assert (
-        attacker.sh(
-            "cat /proc/sysvipc/* | grep -c $(id -u); ls /tmp /dev/shm /dev/mqueue | grep -c 'left\\|deep\\|theirs'"
-        ).stdout
-        == "0\n0\n"
-    )
+    assert attacker.sh(find).stdout == fresh
+    assert attack(attacker, _OBJECTS_OF, user) == ""
     assert victim.sh("cat kept /tmp/kept /tmp/open/kept").stdout == "42\n" * 3
     assert attack(victim, "print(ctypes.CDLL(None).shmget(4711, 0, 0o600))") == ids[0]
     living.write("go\n")

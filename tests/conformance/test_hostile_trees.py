@@ -124,7 +124,8 @@ def test_ends_at_its_deadline(sandbox: Slot, leftovers: Leftovers, tree: str, *,
 def test_ends_with_its_command(sandbox: Slot, leftovers: Leftovers, tree: str, *, neighbour: bool) -> None:
     if neighbour:
         sandbox.popen("sleep", "1000")
-    script = 'python3 -I -S -c "$CODE" & sleep 0.1; echo done'
+    # the shell forks nothing once there is a bomb beside it
+    script = 'sleep 0.1 & pause=$!; python3 -I -S -c "$CODE" & wait $pause; echo done'
     result = sandbox.sh(script, env={**leftovers.env, "CODE": DEAF + dedent(TREES[tree])}, timeout=GENEROUS)
     assert (result.stdout, result.returncode) == ("done\n", 0)
     leftovers.vanish()

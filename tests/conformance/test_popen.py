@@ -202,8 +202,9 @@ def _beat(slot: Slot) -> str:
 
 def test_usage_is_that_of_the_process(sandbox: Slot) -> None:
     began = time.monotonic()
-    process = sandbox.popen("sleep", "0.3")
+    process = sandbox.popen("sh", "-c", "read line; exec sleep 0.3")
     assert process.poll() is None
+    process.write("\n")
     assert time.monotonic() - began < GENEROUS
     assert process.wait(GENEROUS) == 0
     assert time.monotonic() - began >= 0.3

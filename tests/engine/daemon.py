@@ -24,6 +24,12 @@ NO_PERMISSION = "no permission on the Docker socket"
 _UNIX = "unix://"
 _DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
+_PROCESS_IDS = {
+    "dockerd": Path("/var/run/docker.pid"),
+    "containerd": Path("/var/run/docker/containerd/containerd.pid"),
+}
+"""Where dockerd looks, by default, for what runs already."""
+
 _FIRST_ANSWER = 10
 """Seconds for an engine to say that it is there."""
 _ANSWER = 300
@@ -96,6 +102,7 @@ def log(state: Path) -> Path:
 
 
 def _start(state: Path, arguments: Sequence[str]) -> docker.DockerClient:
+    _forget_the_killed()
     if address := os.environ.get("DOCKER_HOST"):
         arguments = [f"--host={address}", *arguments]
     # it has to outlive whoever starts it: that one's directory for temporary files, too
@@ -138,6 +145,21 @@ def _start(state: Path, arguments: Sequence[str]) -> docker.DockerClient:
             process.kill()
             process.wait()
         raise
+
+
+def _forget_the_killed() -> None:
+    """Remove what dockerd and its containerd leave on record where they are killed.
+
+    With the id of a living process there, whoever has got it since, dockerd does not start, or waits for that process to
+    be its containerd.
+    """
+    for name, record in _PROCESS_IDS.items():
+        try:
+            command = Path("/proc", record.read_text("ascii").strip(), "cmdline").read_bytes()
+        except (OSError, ValueError):
+            command = b""
+        if Path(os.fsdecode(command.partition(b"\0")[0])).name != name:
+            record.unlink(missing_ok=True)
 
 
 def _end(pid: int, identity: str) -> bool:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 _COMMAND = 900
 """Seconds for one command; most of them go into a slow mirror."""
+_LOCK = 600
+"""Seconds of them for whoever else is installing something."""
 _OTHERS = 1200
 """Seconds for another process to do what is to be done by one."""
 
@@ -48,8 +50,9 @@ def can_install() -> bool:
 
 def install(package: str) -> None:
     """Install a package from the mirror that apt is set up to use."""
-    run("apt-get", "-q", "update")
-    run("apt-get", "-q", "-y", "--no-install-recommends", "install", package)
+    patient = ("apt-get", "-o", f"DPkg::Lock::Timeout={_LOCK}", "-q")
+    run(*patient, "update")
+    run(*patient, "-y", "--no-install-recommends", "install", package)
 
 
 def run(*command: str) -> str:
