@@ -63,8 +63,11 @@ class StandIn:
         self._counts_oom_kills = counts_oom_kills
         self._loop = MainLoop(main)
         self.near, self._far = socket.socketpair()
+        self._poll = select.poll()  # here, because who closes this may be faster than its thread
+        self._far_descriptor = self._far.fileno()
         for end in (main, self._far):
             close_in_forked_children(end)
+            self._poll.register(end, select.POLLIN)
         self._far.settimeout(_SEND_TIMEOUT)
         self._sending = threading.Lock()
         self._numbers = wire.Numbering()
@@ -156,14 +159,10 @@ class StandIn:
     def _serve(self) -> None:
         self._loop.order("all").add_done_callback(self._greet)
         frames = wire.FrameReader()
-        poll = select.poll()
-        for end in (self._far, self._main):
-            poll.register(end, select.POLLIN)
-        far = self._far.fileno()
         try:
             while not self._lost:
-                for descriptor, _ in poll.poll(1000):
-                    if descriptor == far:
+                for descriptor, _ in self._poll.poll(1000):
+                    if descriptor == self._far_descriptor:
                         data = self._far.recv(_READ)
                         if not data:
                             return
