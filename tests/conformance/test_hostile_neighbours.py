@@ -121,6 +121,9 @@ def user_of(pid):  # not the owner of its directory, which is root's where it ca
     except OSError:  # gone
         return None
     return next(int(line.split()[1]) for line in lines if line.startswith("Uid:"))
+def read_some(path):
+    with open(path, "rb", 0) as file:
+        return file.read(1)
 for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
     # a child of the agent's that is still root may be on its way to become this user's own
     if user_of(pid) in (None, os.getuid()) or (user_of(pid) == 0 and pid != 1):
@@ -137,7 +140,7 @@ for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         print("pidfd signal", call("pidfd_send_signal", descriptor, 9, 0, 0))
         print("pidfd getfd", call("pidfd_getfd", descriptor, 1, 0))
     for entry in ("mem", "environ", "maps", "fd/1", "cwd/x", "root/x", "auxv", "stack", "io"):
-        print(entry, attempt(os.open, f"/proc/{pid}/{entry}", os.O_RDONLY))
+        print(entry, attempt(read_some, f"/proc/{pid}/{entry}") or "ESRCH")  # the maps of the dead can be opened
     for entry in ("oom_score_adj", "comm", "clear_refs"):
         print("write", entry, attempt(lambda: open(f"/proc/{pid}/{entry}", "w").write("1")))
 print("all", attempt(os.kill, -1, 0))
