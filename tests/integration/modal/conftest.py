@@ -21,7 +21,10 @@ from tests.emulators.modal.emulator import Options, running
 pytest.importorskip("modal", reason="Modal's client is not installed")
 
 Start = Callable[..., Control]
-SETTINGS = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
+SETTINGS = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+)
 
 
 @pytest.fixture
