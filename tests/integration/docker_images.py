@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -35,6 +36,19 @@ def profiles(inner: Inner, **images: str) -> None:
         lines.append(f'  {name}: {{image: "{image}", isolation: {isolation}}}')
     inner.write("sandboxes.yaml", "\n".join(lines))
     inner.write("pytest.ini", "[pytest]\nsandbox_backend = docker\n")
+
+
+class Told:
+    """A `Progress` that remembers."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.states: list[str] = []
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[Callable[[str], None]]:
+        self.begun.append(what)
+        yield self.states.append
 
 
 class ImageMaker:

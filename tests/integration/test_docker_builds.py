@@ -19,6 +19,7 @@ from pytest_sandboxes.backends.docker.images import Images
 from pytest_sandboxes.errors import BackendUnavailableError
 from pytest_sandboxes.profiles.profile import Profile
 from tests.integration.conftest import Inner
+from tests.integration.docker_images import Told
 
 docker = pytest.importorskip("docker", reason="the docker SDK is not installed")
 
@@ -68,19 +69,6 @@ def made_of(directory: Path, **section: Any) -> recipe.Recipe:
 def output(engine: Any, image: str, script: str) -> str:
     said: bytes = engine.containers.run(image, ["sh", "-c", script], remove=True, network_mode="none")
     return said.decode()
-
-
-class Told:
-    """A `Progress` that remembers."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.states: list[str] = []
-
-    @contextmanager
-    def __call__(self, what: str) -> Iterator[Callable[[str], None]]:
-        self.begun.append(what)
-        yield self.states.append
 
 
 def test_what_is_built_has_the_files_and_arguments(project: Path, images: Images, engine: Any) -> None:

@@ -6,8 +6,7 @@ import base64
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pytest_sandboxes.errors import BackendUnavailableError, SandboxStartError
 from tests.engine import registry
 from tests.engine.registry import Registry
 from tests.integration.conftest import Inner
+from tests.integration.docker_images import Told
 from tests.integration.terminal import on_terminal
 from tests.waiting import wait_until
 
@@ -72,19 +72,6 @@ def images() -> Iterator[Images]:
     engine = Engine()
     yield Images(engine)
     engine.close()
-
-
-class Told:
-    """A `Progress` that remembers."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.states: list[str] = []
-
-    @contextmanager
-    def __call__(self, what: str) -> Iterator[Callable[[str], None]]:
-        self.begun.append(what)
-        yield self.states.append
 
 
 def test_a_pull_says_how_far_it_is(serving: Registry, saved: bytes, images: Images) -> None:

@@ -17,10 +17,13 @@ from pytest_sandboxes.profiles.profile import Profile
 from pytest_sandboxes.slot import Slot
 from tests.emulators.modal.control import Control
 from tests.emulators.modal.emulator import Options, running
+from tests.integration.conftest import Inner
 
 pytest.importorskip("modal", reason="Modal's client is not installed")
 
 Start = Callable[..., Control]
+SUITE = "def test_one(sandbox): assert sandbox.exec('true').success"
+PROFILES = "profiles: {default: {isolation: sandbox, max_sandboxes: 1}}"
 SETTINGS = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
@@ -97,3 +100,14 @@ def _forget_client() -> None:
     client = Client.from_env()
     with suppress(modal.exception.Error):
         getattr(client, "close" if hasattr(client, "close") else "_close")()
+
+
+def complaint(inner: Inner) -> str:
+    """What a run says that ends before its first test."""
+    inner.write("test_suite.py", SUITE)
+    inner.write("sandboxes.yaml", PROFILES)
+    run = inner.run("--sandbox-backend=modal")
+    assert run.exit_code == 4, run.stdout
+    (line,) = [each for each in run.stderr.splitlines() if each.startswith("ERROR: ")]
+    assert "Traceback" not in run.stderr + run.stdout
+    return line.removeprefix("ERROR: ")
